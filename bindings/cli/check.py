@@ -1,0 +1,146 @@
+"""``m alora check``: one check, and what it cost."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from alorakit.bindings.cli.errors import Debug, reported
+from alorakit.engine.adapter_config import AdapterConfig
+from alorakit.engine.config import EngineConfig
+from alorakit.engine.errors import AdapterError, CheckError, ModelNotFoundError
+from alorakit.engine.manifest import Manifest
+
+if TYPE_CHECKING:
+    from alorakit.engine.engine import Engine
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """One check on a context that the base model has just read.
+
+    Attributes:
+        label: The most probable label.
+        probabilities: Probability of each label.
+        passed: The verdict; None if nothing says which labels pass.
+        context_tokens: Tokens of the text, which the base model read first.
+        context_ms: Milliseconds that took.
+        prompt_tokens: Tokens the check reads: the context, then requirement and invocation.
+        reused_tokens: Those of them that the cache already held.
+        check_ms: Milliseconds of the check.
+    """
+
+    label: str
+    probabilities: dict[str, float]
+    passed: bool | None
+    context_tokens: int
+    context_ms: float
+    prompt_tokens: int
+    reused_tokens: int
+    check_ms: float
+
+
+def check(
+    adapter: Annotated[Path, typer.Argument(help="Adapter folder.")],
+    text: Annotated[str, typer.Argument(help="The text to check.")],
+    requirement: Annotated[str | None, typer.Option(help="Requirement, e.g. \"must not be 'no_failure'\".")] = None,
+    basemodel: Annotated[str | None, typer.Option(help="Base model; default: the one the adapter names.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = EngineConfig.device,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Check a text with an adapter: label, probabilities, tokens reused, milliseconds."""
+    with reported(debug):
+        if not adapter.is_dir():
+            raise AdapterError(f"{adapter} is not a folder; give the folder that training wrote")
+        base = basemodel or base_model(adapter)
+        from alorakit.engine.engine import Engine
+
+        engine = Engine.from_pretrained(base, device=device)
+        try:
+            report = run_check(engine, adapter, text, requirement)
+        finally:
+            engine.close()
+        typer.echo(json.dumps(asdict(report), ensure_ascii=False) if as_json else render(report))
+
+
+def base_model(adapter: Path) -> str:
+    """Name of the base model an adapter folder was trained on.
+
+    Raises:
+        AdapterError: The folder does not name it, or names one that is not here: training on a local folder records
+            the folder's name, not its path.
+    """
+    manifest = Manifest.load(adapter)
+    name = manifest.base_model if manifest is not None else AdapterConfig.load(adapter).base_model
+    if not name:
+        raise AdapterError(f"{adapter} does not name its base model; give it with --basemodel")
+    from alorakit.engine.pretrained import resolve_model
+
+    try:
+        resolve_model(name)
+    except ModelNotFoundError as exc:
+        raise AdapterError(f"{adapter} names its base model {name!r}: {exc}; or give it with --basemodel") from exc
+    return name
+
+
+def run_check(engine: "Engine", adapter: Path, text: str, requirement: str | None) -> CheckReport:
+    """Let the base model read a text, then check it with an adapter that reuses what was read.
+
+    Args:
+        engine: The engine; the adapter is added to it.
+        adapter: Adapter folder.
+        text: The text to check, as one user message.
+        requirement: Requirement in words, or None.
+
+    Raises:
+        CheckError: The adapter cannot check, or a requirement is given and does not say which labels pass.
+        AdapterError: The adapter cannot be loaded.
+    """
+    from alorakit.bindings.session.blocks import Message
+    from alorakit.bindings.session.checks import labelled, score_labels
+    from alorakit.bindings.session.verdict import passing_labels
+    from alorakit.engine.request import SamplingParams
+
+    info = engine.add_adapter(adapter.resolve().name, adapter)
+    manifest = labelled(info)
+    try:
+        passing = passing_labels(manifest.labels, requirement, manifest.pass_labels, manifest.fail_labels)
+    except CheckError:
+        if requirement is not None:
+            raise
+        passing = None  # nobody asked for a verdict: the label is the answer
+    message = Message("user", text)
+    tokenizer = engine.tokenizer
+    chat = manifest.layout == "chat"
+    context = tokenizer.render([message.as_dict()]) if chat else tokenizer.encode(text, add_special_tokens=False)
+    [read] = engine.generate([context], SamplingParams(max_tokens=1))
+    scores = score_labels(engine, info, [message], requirement)
+    label = max(scores, key=lambda score: score.probability).text
+    return CheckReport(
+        label=label,
+        probabilities={score.text: score.probability for score in scores},
+        passed=None if passing is None else label in passing,
+        context_tokens=len(context),
+        context_ms=1e3 * read.timing.total_s,
+        prompt_tokens=scores.usage.prompt_tokens,
+        reused_tokens=scores.usage.cached_tokens,
+        check_ms=1e3 * scores.timing.total_s,
+    )
+
+
+def render(report: CheckReport) -> str:
+    """A report as lines for people."""
+    verdict = {None: "", True: " (passes)", False: " (fails)"}[report.passed]
+    ranked = sorted(report.probabilities.items(), key=lambda pair: -pair[1])
+    return "\n".join(
+        [
+            f"label    {report.label}{verdict}",
+            *(f"  {probability:6.1%} {label}" for label, probability in ranked),
+            f"context  {report.context_tokens} tokens read by the base model in {report.context_ms:.0f} ms",
+            f"check    {report.reused_tokens} of {report.prompt_tokens} tokens reused, "
+            f"{report.prompt_tokens - report.reused_tokens} computed, {report.check_ms:.0f} ms",
+        ]
+    )

@@ -1,0 +1,45 @@
+"""How commands end when something goes wrong: one line, and an exit code that says whose fault it was."""
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from alorakit.engine.errors import AlorakitError
+
+EXIT_UNEXPECTED = 1
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@contextmanager
+def reported(debug: bool) -> Iterator[None]:
+    """Turn exceptions of a command's body into one line on stderr and an exit code.
+
+    An error raised on purpose exits with 2, an interrupt with 130, anything else with 1.
+
+    Args:
+        debug: Print the traceback too.
+    """
+    try:
+        yield
+    except (typer.Exit, BrokenPipeError):
+        raise
+    except AlorakitError as exc:
+        _end(f"error: {exc}", EXIT_BAD_INPUT, debug, exc)
+    except KeyboardInterrupt as exc:
+        _end("interrupted", EXIT_INTERRUPTED, debug, exc)
+    except Exception as exc:
+        hint = "" if debug else "; run again with --debug for the traceback, and report it"
+        _end(f"unexpected error: {type(exc).__name__}: {exc}{hint}", EXIT_UNEXPECTED, debug, exc)
+
+
+def _end(line: str, code: int, debug: bool, exc: BaseException) -> None:
+    if debug:
+        typer.echo("".join(traceback.format_exception(exc)).rstrip(), err=True)
+    typer.echo(" ".join(line.split()), err=True)
+    raise typer.Exit(code) from exc

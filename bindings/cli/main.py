@@ -1,0 +1,59 @@
+"""Entry points ``m`` and ``alorakit``. Importing this loads no torch, so that ``--help`` answers at once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from alorakit.bindings.cli.check import check
+from alorakit.bindings.cli.errors import Debug, reported
+from alorakit.bindings.cli.train import DEFAULTS, train
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the demo's data and adapters.")] = Path("alorakit-demo"),
+    seed: Annotated[int, typer.Option(help="Decides the rows and the training.")] = DEFAULTS.seed,
+    debug: Debug = False,
+) -> None:
+    """Train on generated failure notes, then check with the adapter: the whole tour in minutes."""
+    with reported(debug):
+        from alorakit.bindings.cli.demo import run_demo
+
+        run_demo(out, seed)
+
+
+def alora_app() -> typer.Typer:
+    """The commands, as an app."""
+    app = typer.Typer(help="Train and use activated LoRA adapters.", no_args_is_help=True)
+    for command in (train, check, demo):
+        app.command()(command)
+    return app
+
+
+def m_app() -> typer.Typer:
+    """The app behind ``m``: the commands below ``alora``, beside whatever else Mellea's ``m`` has."""
+    app = typer.Typer(no_args_is_help=True, add_completion=False)
+    app.callback()(_root)  # without it typer would drop the level of a single sub-app
+    app.add_typer(alora_app(), name="alora")
+    return app
+
+
+def alorakit_app() -> typer.Typer:
+    """The app behind ``alorakit``: the commands at the top and, as in ``m``, below ``alora``."""
+    app = alora_app()
+    app.add_typer(alora_app(), name="alora")
+    return app
+
+
+def _root() -> None:
+    """The command line of alorakit."""
+
+
+def m() -> None:
+    """Run ``m``."""
+    m_app()()
+
+
+def alorakit() -> None:
+    """Run ``alorakit``."""
+    alorakit_app()()

@@ -1,0 +1,148 @@
+"""Ask for a verdict: of an adapter that was trained to give it, or of the base model as judge."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from alorakit.bindings.session.blocks import Message
+from alorakit.bindings.session.prompt import judge_question
+from alorakit.bindings.session.requirement import ValidationResult
+from alorakit.bindings.session.verdict import passing_labels
+from alorakit.engine.errors import AdapterNotFoundError, CheckError
+from alorakit.engine.layouts import check_ids
+from alorakit.engine.manifest import Manifest
+
+if TYPE_CHECKING:
+    from alorakit.engine.adapters import AdapterInfo
+    from alorakit.engine.engine import Engine
+    from alorakit.engine.request import ScoreResult
+
+CAPABILITY = "requirement-check"
+
+
+def choose_adapter(adapters: "Mapping[str, AdapterInfo]", wanted: str | None = None) -> "AdapterInfo":
+    """Choose the adapter that answers a requirement.
+
+    The one asked for; else the one whose capability is ``requirement-check``; else the only one with labels.
+
+    Args:
+        adapters: The engine's adapters, by name; not empty.
+        wanted: Name that the requirement asks for, or None.
+
+    Raises:
+        AdapterNotFoundError: ``wanted`` is not loaded.
+        CheckError: No adapter can check, or several can.
+    """
+    if wanted is not None:
+        if wanted not in adapters:
+            raise AdapterNotFoundError(f"no adapter named {wanted!r}; loaded are {sorted(adapters)}")
+        return adapters[wanted]
+    manifests = {name: info.manifest for name, info in adapters.items() if info.manifest is not None}
+    able = [name for name, manifest in manifests.items() if manifest.capability == CAPABILITY]
+    able = able or [name for name, manifest in manifests.items() if manifest.labels]
+    if len(able) > 1:
+        raise CheckError(f"adapters {sorted(able)} can all check; choose one with req(..., adapter=name)")
+    if not able:
+        raise CheckError(
+            f"none of the adapters {sorted(adapters)} can check: no alorakit.json names their labels; train one with "
+            "m alora train, or set backend.default_to_constraint_checking_alora = False to ask the base model"
+        )
+    return adapters[able[0]]
+
+
+def score_labels(
+    engine: "Engine", info: "AdapterInfo", messages: Sequence[Message], requirement: str | None
+) -> "ScoreResult":
+    """Score every label of an adapter on a chat, in the layout it was trained with.
+
+    Args:
+        engine: The engine that holds the adapter.
+        info: The adapter.
+        messages: The chat so far.
+        requirement: The requirement in words; left out where training rows carried none.
+
+    Returns:
+        One score for each label, in the manifest's order.
+
+    Raises:
+        CheckError: The adapter has no manifest or no labels.
+    """
+    manifest = labelled(info)
+    text = manifest.invocation
+    if info.invocation_tokens is not None:
+        invocation = list(info.invocation_tokens)
+        text = text or engine.tokenizer.decode(invocation, skip_special_tokens=False)
+    else:  # a LoRA has no activation tokens; it was trained with the same words at the same place
+        invocation = engine.tokenizer.encode(text, add_special_tokens=False)
+    chat = [message.as_dict() for message in messages]
+    asked = (requirement or "") if manifest.requirements else None
+    ids = check_ids(engine.tokenizer, manifest.layout, chat, asked, invocation, text)
+    return engine.score(ids, list(manifest.labels), adapter=info.name)
+
+
+def labelled(info: "AdapterInfo") -> Manifest:
+    """The adapter's manifest, which names its labels.
+
+    Raises:
+        CheckError: It has none: the adapter was made elsewhere.
+    """
+    if info.manifest is None or not info.manifest.labels:
+        raise CheckError(
+            f"adapter {info.name!r} cannot check: no alorakit.json in {info.path} names its layout and labels; "
+            "train it with m alora train, or write the file"
+        )
+    return info.manifest
+
+
+def check_with_adapter(
+    engine: "Engine", info: "AdapterInfo", messages: Sequence[Message], requirement: str | None
+) -> ValidationResult:
+    """Check a requirement with an adapter: the most probable label decides.
+
+    Args, Raises: see :func:`score_labels`; and CheckError if it is not known which labels pass.
+
+    Returns:
+        The verdict; ``score`` is the summed probability of the labels that pass.
+    """
+    manifest = labelled(info)
+    # Before the model runs: a check that cannot be decided should cost nothing.
+    passing = passing_labels(manifest.labels, requirement, manifest.pass_labels, manifest.fail_labels)
+    scores = score_labels(engine, info, messages, requirement)
+    best = max(scores, key=lambda score: score.probability)
+    return ValidationResult(
+        best.text in passing,
+        reason=f"adapter {info.name!r} answers {best.text!r} (probability {best.probability:.2f})",
+        score=sum(score.probability for score in scores if score.text in passing),
+        label=best.text,
+        probabilities={score.text: score.probability for score in scores},
+        usage=scores.usage,
+    )
+
+
+def judge(engine: "Engine", messages: Sequence[Message], requirement: str | None) -> ValidationResult:
+    """Ask the base model whether the chat meets a requirement, by the probabilities of "yes" and "no".
+
+    Args:
+        engine: The engine.
+        messages: The chat so far.
+        requirement: The requirement in words.
+
+    Raises:
+        CheckError: There are no words to ask about.
+    """
+    if not requirement:
+        raise CheckError("a requirement without a description needs a validation_fn or an adapter to check it")
+    question = Message("user", judge_question(requirement))
+    chat = [message.as_dict() for message in (*messages, question)]
+    ids = engine.tokenizer.render(chat, add_generation_prompt=True)
+    # Left open: whether the model would go on after "yes" is not the question.
+    scores = engine.score(ids, ["yes", "no"], end=False)
+    yes, no = (score.probability for score in scores)
+    word = "yes" if yes > no else "no"
+    return ValidationResult(
+        word == "yes",
+        reason=f"the base model answers {word!r} (probability {max(yes, no):.2f}) to: {requirement}",
+        score=yes,
+        label=word,
+        probabilities={"yes": yes, "no": no},
+        usage=scores.usage,
+    )

@@ -1,0 +1,167 @@
+"""``adapter_config.json`` as PEFT writes it: what is supported is read, everything else is refused by name."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alorakit.engine.errors import AdapterError
+
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+MAX_RANK = 256
+
+# Fields that do not change what the adapter computes, whatever their value.
+_HARMLESS = {
+    "alora_invocation_tokens", "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config",
+    "ensure_weight_tying", "eva_config", "exclude_modules", "inference_mode", "init_lora_weights", "layers_pattern",
+    "layers_to_transform", "loftq_config", "lora_alpha", "lora_dropout", "lora_ga_config", "megatron_core",
+    "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision", "runtime_config",
+    "target_modules", "task_type", "use_rslora",
+}  # fmt: skip
+# Initialisations that leave the base weights as they are; the others (PiSSA, OLoRA, LoftQ …) change them.
+_PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal")
+
+
+@dataclass(frozen=True)
+class LoraSpec:
+    """Rank and scaling of one adapted linear layer."""
+
+    rank: int
+    scaling: float
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """What ``adapter_config.json`` says.
+
+    Attributes:
+        raw: The file's object.
+        invocation_tokens: The aLoRA's invocation, or None for a plain LoRA.
+        base_model: ``base_model_name_or_path``.
+    """
+
+    raw: Mapping[str, Any]
+    invocation_tokens: tuple[int, ...] | None
+    base_model: str
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "AdapterConfig":
+        """Read and check a folder's ``adapter_config.json``.
+
+        Raises:
+            AdapterError: No such file, not JSON, or a feature that is not supported.
+        """
+        path = Path(folder) / "adapter_config.json"
+        if not path.is_file():
+            raise AdapterError(f"{folder}: no adapter_config.json; an adapter folder holds it and its safetensors")
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as exc:
+            raise AdapterError(f"{path}: not readable as JSON ({exc}); save or download the adapter again") from exc
+        if not isinstance(raw, dict):
+            raise AdapterError(f"{path}: expected a JSON object, found {type(raw).__name__}")
+        _refuse(path, raw)
+        return cls(raw, _invocation(path, raw), str(raw.get("base_model_name_or_path") or ""))
+
+    def modules(self, num_layers: int) -> dict[tuple[int, str], LoraSpec]:
+        """The adapted linear layers, as PEFT's ``check_target_module_exists`` and ``get_pattern_key`` find them.
+
+        Args:
+            num_layers: Layers of the base model.
+
+        Returns:
+            (layer, target) -> rank and scaling.
+
+        Raises:
+            AdapterError: A rank is out of range, a pattern is no regular expression, or no module matches.
+        """
+        found: dict[tuple[int, str], LoraSpec] = {}
+        try:
+            for layer in range(num_layers):
+                for target in TARGETS:
+                    key = module_path(layer, target)
+                    if self._adapts(key, layer, target):
+                        found[layer, target] = self._spec(key)
+        except re.error as exc:
+            raise AdapterError(f"target_modules or a pattern is not a regular expression ({exc})") from exc
+        if not found:
+            raise AdapterError(
+                f"target_modules={self.raw.get('target_modules')!r} matches no linear layer of the base model; "
+                f"supported: {', '.join(TARGETS)}"
+            )
+        return found
+
+    def _adapts(self, key: str, layer: int, target: str) -> bool:
+        wanted, excluded = self.raw.get("target_modules"), self.raw.get("exclude_modules")
+        if excluded and _matches(excluded, key):
+            return False
+        if wanted == "all-linear":
+            return True
+        if not wanted or not _matches(wanted, key):
+            return False
+        layers = self.raw.get("layers_to_transform")
+        if layers is None or layers == [] or isinstance(wanted, str):
+            return True
+        return layer in ([layers] if isinstance(layers, int) else layers)
+
+    def _spec(self, key: str) -> LoraSpec:
+        rank = _pattern_value(self.raw.get("rank_pattern"), key, self.raw.get("r", 8))
+        alpha = _pattern_value(self.raw.get("alpha_pattern"), key, self.raw.get("lora_alpha", 8))
+        if not isinstance(rank, int) or not 1 <= rank <= MAX_RANK:
+            raise AdapterError(f"rank {rank!r} of {key} must be an integer from 1 to {MAX_RANK}")
+        if not isinstance(alpha, int | float):
+            raise AdapterError(f"lora_alpha {alpha!r} of {key} must be a number")
+        return LoraSpec(rank, alpha / (math.sqrt(rank) if self.raw.get("use_rslora") else rank))
+
+
+def module_path(layer: int, target: str) -> str:
+    """Dotted path of a linear layer in the Hugging Face model."""
+    block = "self_attn" if target in ("q_proj", "k_proj", "v_proj", "o_proj") else "mlp"
+    return f"model.layers.{layer}.{block}.{target}"
+
+
+def _matches(wanted: str | list[str], key: str) -> bool:
+    if isinstance(wanted, str):
+        return re.fullmatch(wanted, key) is not None
+    return any(key == name or key.endswith(f".{name}") for name in wanted)
+
+
+def _pattern_value(patterns: Mapping[str, Any] | None, key: str, default: Any) -> Any:
+    for pattern, value in (patterns or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", key):
+            return value
+    return default
+
+
+def _refuse(path: Path, raw: Mapping[str, Any]) -> None:
+    if raw.get("peft_type", "LORA") != "LORA":
+        raise AdapterError(f"{path}: peft_type={raw['peft_type']!r} is not supported; supported: LORA")
+    if raw.get("invocation_string") or raw.get("alora_invocation_string"):
+        raise AdapterError(
+            f"{path}: legacy invocation_string is not supported (its activation is off by one against PEFT); "
+            "convert the adapter to alora_invocation_tokens with PEFT 0.18 or later"
+        )
+    if raw.get("bias", "none") != "none":
+        raise AdapterError(f"{path}: bias={raw['bias']!r} is not supported; only bias='none'")
+    init = raw.get("init_lora_weights", True)
+    if not any(init is plain or init == plain for plain in _PLAIN_INITS):
+        raise AdapterError(
+            f"{path}: init_lora_weights={init!r} changes the base weights and is not supported; "
+            "convert it to a plain LoRA with PEFT's save_pretrained(path_initial_model_for_weight_conversion=...)"
+        )
+    for name, value in raw.items():
+        if name not in _HARMLESS and value not in (None, False, [], {}, ""):
+            raise AdapterError(f"{path}: {name}={value!r} is not supported; train a plain LoRA or aLoRA")
+
+
+def _invocation(path: Path, raw: Mapping[str, Any]) -> tuple[int, ...] | None:
+    tokens = raw.get("alora_invocation_tokens")
+    if tokens is None:
+        return None
+    good = isinstance(tokens, list) and tokens and all(isinstance(t, int) and not isinstance(t, bool) for t in tokens)
+    if not good:
+        raise AdapterError(f"{path}: alora_invocation_tokens={tokens!r} must be null or a non-empty list of token ids")
+    return tuple(tokens)

@@ -1,0 +1,108 @@
+"""From a caller's prompt to a sequence: tokenized, activation found, validated; refused here or never."""
+
+from collections.abc import Sequence as Seq
+
+from alorakit.engine.adapters import Adapter
+from alorakit.engine.branches import Branches
+from alorakit.engine.config import EngineConfig
+from alorakit.engine.errors import MissingInvocationError, RequestError
+from alorakit.engine.output import OutputText
+from alorakit.engine.request import SamplingParams
+from alorakit.engine.sequence import Sequence
+from alorakit.engine.tokenizer import Tokenizer
+
+
+class Admission:
+    """Checks requests against the engine's limits.
+
+    Attributes:
+        max_len: Longest sequence in tokens.
+    """
+
+    def __init__(self, config: EngineConfig, tokenizer: Tokenizer, vocab_size: int, max_len: int, capacity: int) -> None:
+        """``max_len``: the context window; ``capacity``: tokens that the KV cache holds."""
+        self._config, self._tokenizer, self._vocab_size = config, tokenizer, vocab_size
+        self._window, self._capacity = max_len, capacity
+        self.max_len = min(max_len, capacity)
+
+    def sequence(
+        self,
+        prompt: str | Seq[int],
+        sampling: SamplingParams,
+        adapter: Adapter | None,
+        branches: Branches | None = None,
+        prompt_index: int = 0,
+        sample_index: int = 0,
+    ) -> Sequence:
+        """A validated sequence, not yet queued.
+
+        Raises:
+            RequestError: Empty or over-long prompt, or a token id outside the vocabulary.
+            MissingInvocationError: The aLoRA's invocation is not in the prompt and the engine may not add it.
+        """
+        tokens = self.tokenize(prompt)
+        activation = None
+        if adapter is not None:
+            tokens, activation = self._activate(tokens, adapter)
+        self._check_length(tokens, branches)
+        return Sequence(
+            tokens=tokens,
+            num_prompt=len(tokens),
+            sampling=sampling,
+            output=OutputText(self._tokenizer, sampling.stops),
+            adapter=adapter,
+            adapter_name=None if adapter is None else adapter.info.name,
+            activation=activation,
+            branches=branches,
+            prompt_index=prompt_index,
+            sample_index=sample_index,
+        )
+
+    def tokenize(self, prompt: str | Seq[int]) -> list[int]:
+        """Token ids of a prompt; a text gets the tokenizer's special tokens.
+
+        Raises:
+            RequestError: Neither a text nor a list of ids of the vocabulary, or empty.
+        """
+        if isinstance(prompt, str):
+            tokens = self._tokenizer.encode(prompt)
+        elif isinstance(prompt, list | tuple):
+            tokens = list(prompt)
+        else:
+            raise RequestError(f"prompt must be a text or a list of token ids, not {type(prompt).__name__}")
+        if not tokens:
+            raise RequestError("the prompt is empty; give at least one token")
+        for token in tokens:
+            if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < self._vocab_size:
+                raise RequestError(f"token id {token!r} must be an integer from 0 to {self._vocab_size - 1}")
+        return tokens
+
+    def _activate(self, tokens: list[int], adapter: Adapter) -> tuple[list[int], int | None]:
+        activation = adapter.find_activation(tokens)
+        if activation is not None:
+            return tokens, activation
+        invocation = list(adapter.info.invocation_tokens or ())
+        policy = self._config.on_missing_invocation
+        if policy == "append":
+            return tokens + invocation, len(tokens)
+        if policy == "base":
+            return tokens, None
+        raise MissingInvocationError(
+            f"adapter {adapter.info.name!r}: its invocation {self._tokenizer.decode(invocation, False)!r} (ids "
+            f"{invocation}) is not in the prompt; add it at the end, or set EngineConfig.on_missing_invocation to "
+            "'append' or 'base'"
+        )
+
+    def _check_length(self, tokens: list[int], branches: Branches | None) -> None:
+        extra = 1 if branches is None else max(branches.positions, default=0) + 1
+        if len(tokens) + extra > self._window:
+            raise RequestError(
+                f"the prompt has {len(tokens)} tokens and needs room for {extra} more, but the context window is "
+                f"{self._window}; shorten it, or raise max_model_len if the model allows"
+            )
+        rows = len(tokens) + (1 if branches is None else branches.num_rows)
+        if rows > self._capacity:
+            raise RequestError(
+                f"the prompt needs {rows} tokens of KV cache, but the cache holds {self._capacity}; "
+                "raise cache_blocks or memory_fraction"
+            )

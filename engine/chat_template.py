@@ -1,0 +1,129 @@
+"""Chat templates: jinja2 in a sandbox, with the filters, globals and tags that transformers gives them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jinja2 import TemplateError, TemplateSyntaxError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from alorakit.engine.errors import TokenizerError
+
+
+class _GenerationTag(Extension):
+    """``{% generation %}`` marks what an assistant wrote; rendering needs only what stands inside it."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja2 declares it as a plain class attribute
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body).set_lineno(line)
+
+
+class ChatTemplate:
+    """One compiled chat template.
+
+    Attributes:
+        source: The template's text.
+        now: The moment a template sees when it asks for the date; frozen, so that a chat renders alike all session.
+    """
+
+    def __init__(self, source: str, now: datetime, where: str = "chat template") -> None:
+        """Compile ``source``.
+
+        Args:
+            source: jinja2 text.
+            now: Local time that ``strftime_now`` formats.
+            where: File or key that the text comes from, for the error message.
+
+        Raises:
+            TokenizerError: The text is not valid jinja2.
+        """
+        self.source = source
+        self.now = now
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
+        )
+        environment.filters["tojson"] = _tojson
+        environment.globals["raise_exception"] = _raise_exception
+        environment.globals["strftime_now"] = self._strftime_now
+        try:
+            self._template = environment.from_string(source)
+        except TemplateSyntaxError as exc:
+            raise TokenizerError(f"{where}: not a valid jinja2 template, line {exc.lineno}: {exc.message}") from exc
+
+    def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool, **variables: Any) -> str:
+        """The chat as text.
+
+        Args:
+            messages: Mappings with at least ``role`` and ``content``.
+            add_generation_prompt: Whether to open the assistant's turn at the end.
+            variables: Everything else the template may read (special tokens, tools, documents).
+
+        Raises:
+            TokenizerError: The template refused the messages, or failed on them.
+        """
+        try:
+            return self._template.render(
+                messages=list(messages), add_generation_prompt=add_generation_prompt, **variables
+            )
+        # A template is somebody else's program: besides jinja2's own errors it can fail as any expression can.
+        except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as exc:
+            reason = " ".join(str(exc).split()) or type(exc).__name__
+            raise TokenizerError(
+                f"the chat template failed: {reason}; check the roles, their order and the content of the messages"
+            ) from exc
+
+    def _strftime_now(self, fmt: str) -> str:
+        return self.now.strftime(fmt)
+
+
+def find_chat_template(folder: Path, config: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The model's chat template and where it was found, or None if it has none.
+
+    Args:
+        folder: Model folder; ``chat_template.jinja`` in it wins.
+        config: Contents of ``tokenizer_config.json``: a string, or a list of named templates of which ``default`` is
+            taken.
+
+    Raises:
+        TokenizerError: The file cannot be read, or the named templates have no ``default``.
+    """
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        try:
+            return path.read_text(encoding="utf-8"), str(path)
+        except (OSError, UnicodeDecodeError) as exc:
+            raise TokenizerError(f"{path}: not readable as UTF-8 text ({exc}); restore the file") from exc
+    value = config.get("chat_template")
+    if value is None:
+        return None
+    where = f"{folder / 'tokenizer_config.json'}, key chat_template"
+    if isinstance(value, list):
+        named = {entry.get("name"): entry.get("template") for entry in value if isinstance(entry, dict)}
+        value = named.get("default")
+        if value is None:
+            raise TokenizerError(f"{where}: no template named 'default' among {sorted(map(str, named))}; name one so")
+    if not isinstance(value, str):
+        raise TokenizerError(f"{where}: expected text or a list of named templates, found {type(value).__name__}")
+    return value, where
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    # jinja2's own filter escapes HTML, which a prompt must not contain.
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise TemplateError(message)

@@ -1,0 +1,71 @@
+"""Engine settings: one frozen dataclass, the source of truth for keywords and command-line defaults."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from alorakit.engine.errors import ConfigError
+
+DTYPES = ("auto", "bfloat16", "float32")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+MISSING_INVOCATION = ("error", "append", "base")
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Settings of an :class:`~alorakit.Engine`.
+
+    Attributes:
+        dtype: Compute type of weights and KV cache. ``"auto"``: bfloat16 on a GPU and on CPUs with bfloat16
+            instructions, else float32.
+        device: ``"auto"``: CUDA, then MPS, then CPU, whichever is there.
+        block_size: Tokens per KV block; sharing is exact to the token whatever the size.
+        cache_blocks: Number of KV blocks; None derives it from free memory.
+        memory_fraction: Share of the free memory that the KV cache may take when ``cache_blocks`` is None.
+        max_num_seqs: Most sequences in one forward pass.
+        max_num_batched_tokens: Most tokens in one forward pass; longer prompts are prefilled in chunks.
+        max_model_len: Longest sequence (prompt and completion) in tokens; None: the model's own limit.
+        on_missing_invocation: What to do when an aLoRA's invocation is not in the prompt: ``"error"``,
+            ``"append"`` (add it at the end) or ``"base"`` (answer with the base model, as PEFT does silently).
+        num_threads: CPU threads; None leaves torch's setting.
+        pack_weights: Let oneDNN pack bfloat16 weights once (CPU only): faster, same results.
+        revision: Hub revision of the model.
+
+    Raises:
+        ConfigError: A value is out of range.
+    """
+
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    device: str = "auto"
+    block_size: int = 64
+    cache_blocks: int | None = None
+    memory_fraction: float = 0.25
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 1024
+    max_model_len: int | None = None
+    on_missing_invocation: Literal["error", "append", "base"] = "error"
+    num_threads: int | None = None
+    pack_weights: bool = True
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        _one_of("dtype", self.dtype, DTYPES)
+        _one_of("device", str(self.device).split(":")[0], DEVICES)
+        _one_of("on_missing_invocation", self.on_missing_invocation, MISSING_INVOCATION)
+        for name in ("block_size", "max_num_seqs", "max_num_batched_tokens"):
+            _positive(name, getattr(self, name))
+        for name in ("cache_blocks", "max_model_len", "num_threads"):
+            if getattr(self, name) is not None:
+                _positive(name, getattr(self, name))
+        if not 0.0 < self.memory_fraction <= 0.95:
+            raise ConfigError(f"memory_fraction={self.memory_fraction!r} must be above 0 and at most 0.95")
+
+
+def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name}={value!r} is not one of {', '.join(allowed)}")
+
+
+def _positive(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{name}={value!r} must be an integer of at least 1")

@@ -1,0 +1,416 @@
+"""The engine: prompts in, answers out; base, LoRA and aLoRA requests in one batch over one KV cache."""
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+import torch
+
+from alorakit.engine import batch as batches
+from alorakit.engine.adapters import Adapter, AdapterInfo, load_adapter
+from alorakit.engine.admission import Admission
+from alorakit.engine.attention import KVCache
+from alorakit.engine.block_tree import BlockTree
+from alorakit.engine.config import EngineConfig
+from alorakit.engine.devices import free_memory, pick_device, pick_dtype
+from alorakit.engine.errors import AdapterError, AdapterNotFoundError, ConfigError, RequestError
+from alorakit.engine.model import Decoder
+from alorakit.engine.model_config import ModelConfig
+from alorakit.engine.pretrained import resolve_model
+from alorakit.engine.request import RequestOutput, SamplingParams, ScoreResult, StreamChunk
+from alorakit.engine.runner import Runner
+from alorakit.engine.sampler import Sampler
+from alorakit.engine.scheduler import Scheduler
+from alorakit.engine.scoring import combine, plan_candidates
+from alorakit.engine.sequence import Sequence, Status
+from alorakit.engine.tokenizer import Tokenizer
+from alorakit.engine.weights import load_decoder
+from alorakit.kernels import ops
+
+log = logging.getLogger("alorakit")
+
+Prompt = str | Seq[int]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """Counters since the engine was made, and what its cache holds now.
+
+    Attributes:
+        tokens_computed: Rows that entered the model.
+        tokens_cached: Prompt tokens whose KV was found in the cache.
+        requests: Requests answered (a score counts as one).
+        preemptions: Sequences that were put back because the cache was full.
+        running: Sequences that run now.
+        waiting: Sequences that wait now.
+        blocks_total: KV blocks.
+        blocks_free: Blocks that hold nothing.
+        blocks_cached: Blocks that the prefix cache holds.
+        adapters: Registered adapters.
+        splice_fallbacks: Chat messages that could not be spliced in by their own ids.
+    """
+
+    tokens_computed: int
+    tokens_cached: int
+    requests: int
+    preemptions: int
+    running: int
+    waiting: int
+    blocks_total: int
+    blocks_free: int
+    blocks_cached: int
+    adapters: int
+    splice_fallbacks: int
+
+
+class Engine:
+    """Serves one base model and any number of its adapters. Not thread-safe.
+
+    Attributes:
+        config: Its settings.
+        model_config: The model's shape.
+        tokenizer: The model's tokenizer.
+        model_name: Hub id or folder it was made from.
+        model_path: Folder of the model.
+    """
+
+    def __init__(self, model: Decoder, tokenizer: Tokenizer, config: EngineConfig, name: str, path: Path) -> None:
+        """Serve a loaded model; most callers use :meth:`from_pretrained`."""
+        self.config, self.model_config, self.tokenizer = config, model.config, tokenizer
+        self.model_name, self.model_path = name, path
+        self._max_model_len = config.max_model_len or model.config.max_position_embeddings
+        blocks = config.cache_blocks or self._derive_blocks(model)
+        self._tree = BlockTree(blocks, config.block_size)
+        cache = KVCache(model.config, blocks, config.block_size, model.dtype, model.device)
+        self._runner = Runner(model, cache)
+        self._scheduler = Scheduler(config, self._tree)
+        eos = set(model.config.eos_token_ids)
+        if tokenizer.eos_token_id is not None:
+            eos.add(tokenizer.eos_token_id)
+        self._eos = frozenset(eos)
+        self._sampler = Sampler(self._eos)
+        capacity = blocks * config.block_size
+        self._admission = Admission(config, tokenizer, model.config.vocab_size, self._max_model_len, capacity)
+        self._adapters: dict[str, Adapter] = {}
+        self._tokens_cached = self._requests = 0
+
+    @classmethod
+    def from_pretrained(cls, model: str | Path, **config: object) -> "Engine":
+        """Load a model and make an engine of it.
+
+        Args:
+            model: Hub id or folder with ``config.json``, safetensors and tokenizer.
+            **config: Fields of :class:`EngineConfig`.
+
+        Raises:
+            TypeError: A keyword is no field of EngineConfig.
+            AlorakitError: The model is not there, not supported or broken, or a setting is out of range.
+        """
+        settings = EngineConfig(**config)  # type: ignore[arg-type]
+        device = pick_device(settings.device)
+        dtype = pick_dtype(settings.dtype, device)
+        if settings.num_threads is not None:
+            torch.set_num_threads(settings.num_threads)
+        found = resolve_model(model, settings.revision)
+        if found.notes:
+            log.warning(found.notes)
+        shape = ModelConfig.from_folder(found.path)
+        window = settings.max_model_len or shape.max_position_embeddings
+        if window > shape.max_position_embeddings:
+            raise ConfigError(
+                f"max_model_len={window} is above the model's limit of {shape.max_position_embeddings} positions"
+            )
+        tokenizer = Tokenizer.from_pretrained(found.path)
+        decoder = load_decoder(found.path, shape, dtype, device, window)
+        if settings.pack_weights and ops.can_pack(device, dtype):
+            decoder.pack()
+        log.info("%s on %s in %s, torch kernels", found.name, device, dtype)
+        return cls(decoder, tokenizer, settings, found.name, found.path)
+
+    def __enter__(self) -> "Engine":
+        """Use as a context manager; :meth:`close` is called at the end."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the engine."""
+        self.close()
+
+    # --- adapters -----------------------------------------------------------------------------------------------
+
+    @property
+    def adapters(self) -> dict[str, AdapterInfo]:
+        """Registered adapters by name."""
+        return {name: adapter.info for name, adapter in self._adapters.items()}
+
+    def add_adapter(
+        self, name: str, path: str | Path, replace: bool = False, layout: str | None = None
+    ) -> AdapterInfo:
+        """Register an adapter folder under a name.
+
+        Args:
+            name: What requests call it.
+            path: Folder with ``adapter_config.json`` and ``adapter_model.safetensors``.
+            replace: Take the place of an adapter of that name; running requests keep the weights they began with.
+            layout: Check layout (``"chat"`` or ``"mellea"``) for a folder without ``alorakit.json``.
+
+        Raises:
+            AdapterError: The name is taken, or the folder cannot be loaded; nothing is registered then.
+        """
+        if not isinstance(name, str) or not name:
+            raise AdapterError(f"adapter name {name!r} must be a non-empty string")
+        if name in self._adapters and not replace:
+            raise AdapterError(f"adapter {name!r} is already registered; pass replace=True or another name")
+        model = self._runner.model
+        adapter = load_adapter(name, path, self.model_config, model.dtype, model.device, layout)
+        self._warn_other_base(adapter.info)
+        self._adapters[name] = adapter
+        return adapter.info
+
+    def remove_adapter(self, name: str) -> None:
+        """Forget an adapter; requests already admitted keep their weights and activation.
+
+        Raises:
+            AdapterNotFoundError: No adapter of that name.
+        """
+        self._adapter(name)
+        del self._adapters[name]
+
+    # --- requests -----------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        prompts: Prompt | Seq[Prompt],
+        sampling: SamplingParams | Seq[SamplingParams] | None = None,
+        adapter: str | None | Seq[str | None] = None,
+    ) -> list[RequestOutput]:
+        """Answer prompts, all in one batch.
+
+        Args:
+            prompts: A text, a list of token ids, or a list of either.
+            sampling: One for all, or one per prompt; None: greedy, 16 tokens.
+            adapter: One for all, or one per prompt; None is the base model.
+
+        Returns:
+            The outputs in the prompts' order, ``n`` consecutive ones for each.
+
+        Raises:
+            RequestError: A prompt, parameter or adapter is not usable; then no prompt of the call is run.
+        """
+        items = _as_list(prompts)
+        params = _per_prompt("sampling", sampling if sampling is not None else SamplingParams(), len(items))
+        names = _per_prompt("adapter", adapter, len(items))
+        sequences = [
+            self._admission.sequence(item, param, self._adapter(name), None, index, sample)
+            for index, (item, param, name) in enumerate(zip(items, params, names, strict=True))
+            for sample in range(param.n)
+        ]
+        self._run(sequences)
+        return [_output(sequence) for sequence in sequences]
+
+    def stream(
+        self, prompt: Prompt, sampling: SamplingParams | None = None, adapter: str | None = None
+    ) -> Iterator[StreamChunk]:
+        """Answer one prompt piece by piece; leaving the loop early frees what the request holds.
+
+        Yields:
+            Chunks with the new text and token ids; the last one carries ``finish_reason`` and ``output``.
+
+        Raises:
+            RequestError: As :meth:`generate`; raised at the call, not at the first chunk.
+        """
+        params = sampling or SamplingParams()
+        if params.n != 1:
+            raise RequestError(f"n={params.n} cannot be streamed; use n=1, or generate")
+        sequence = self._admission.sequence(prompt, params, self._adapter(adapter))
+        return self._stream(sequence)
+
+    def score(self, prompt: Prompt, candidates: Seq[str], adapter: str | None = None, end: bool = True) -> ScoreResult:
+        """How likely each candidate is to follow the prompt: one batched pass, nothing decoded.
+
+        Args:
+            prompt: A text or a list of token ids.
+            candidates: Texts, each tokenized on its own.
+            adapter: Name, or None for the base model.
+            end: Close each candidate by end-of-sequence, so that "air" and "air filter" compete fairly.
+
+        Returns:
+            One :class:`CandidateScore` per candidate, in order; probabilities are normalised over them.
+
+        Raises:
+            RequestError: No candidates, an empty one with ``end=False``, or one that is too long.
+        """
+        started = time.perf_counter()
+        budget = min(self.config.max_num_batched_tokens, self._admission.max_len)
+        groups = plan_candidates(self.tokenizer, candidates, end, budget)
+        weights = self._adapter(adapter)
+        sequences = [self._admission.sequence(prompt, SamplingParams(), weights, g.branches) for g in groups]
+        # One after the other: the second group finds the first one's prefix in the cache.
+        for sequence in sequences:
+            self._run([sequence])
+        return combine(groups, sequences, started)
+
+    def stats(self) -> EngineStats:
+        """Counters since the engine was made, and what its cache holds now."""
+        return EngineStats(
+            tokens_computed=self._runner.tokens_computed,
+            tokens_cached=self._tokens_cached,
+            requests=self._requests,
+            preemptions=self._scheduler.num_preemptions,
+            running=len(self._scheduler.running),
+            waiting=len(self._scheduler.waiting),
+            blocks_total=self._tree.pool.num_blocks,
+            blocks_free=self._tree.pool.num_free,
+            blocks_cached=self._tree.num_cached,
+            adapters=len(self._adapters),
+            splice_fallbacks=self.tokenizer.splice_fallbacks,
+        )
+
+    def check_integrity(self) -> None:
+        """Prove that every KV block is free, cached or held by one running request (AssertionError if not)."""
+        self._scheduler.check_integrity()
+
+    def close(self) -> None:
+        """End every request (``finish_reason="abort"``) and forget the adapters."""
+        for sequence in [*self._scheduler.running, *self._scheduler.waiting]:
+            self._scheduler.end(sequence, "abort")
+        self._adapters.clear()
+
+    # --- the loop -----------------------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        """One forward pass over whatever is scheduled."""
+        plan = self._scheduler.schedule()
+        model = self._runner.model
+        batch = batches.build(plan, self.model_config, self.config.block_size, model.dtype, model.device)
+        logits = self._runner.run(batch)
+        tokens = self._sampler.sample(logits, batch.completing)
+        self._scheduler.finish(plan)
+        for entry, token in zip(batch.completing, tokens, strict=True):
+            self._advance(entry.sequence, token)
+
+    def _advance(self, sequence: Sequence, token: int | None) -> None:
+        if sequence.first_token is None:
+            sequence.first_token = time.perf_counter()
+        if token is None:
+            self._end(sequence, "stop")
+            return
+        sequence.tokens.append(token)
+        params = sequence.sampling
+        if token in params.stop_token_ids or (token in self._eos and not params.ignore_eos):
+            sequence.output.push_silent(token)
+            sequence.output.finish()
+            self._end(sequence, "stop")
+        elif sequence.output.push(token):
+            self._end(sequence, "stop")
+        elif len(sequence.completion) >= params.max_tokens or len(sequence.tokens) >= self._admission.max_len:
+            stopped = sequence.output.finish()
+            self._end(sequence, "stop" if stopped else "length")
+
+    def _end(self, sequence: Sequence, reason: str) -> None:
+        self._scheduler.end(sequence, reason)
+        self._requests += 1
+        self._tokens_cached += sequence.num_cached or 0
+
+    def _run(self, sequences: list[Sequence]) -> None:
+        for sequence in sequences:
+            self._scheduler.add(sequence)
+        try:
+            while any(s.status is not Status.FINISHED for s in sequences):
+                self.step()
+        finally:
+            self._abort(sequences)
+
+    def _stream(self, sequence: Sequence) -> Iterator[StreamChunk]:
+        self._scheduler.add(sequence)
+        sent = 0
+        try:
+            while sequence.status is not Status.FINISHED:
+                self.step()
+                done = sequence.status is Status.FINISHED
+                text, ids = sequence.output.stream(final=done), sequence.output.token_ids[sent:]
+                sent = len(sequence.output.token_ids)
+                if done:
+                    yield StreamChunk(text, ids, sequence.finish_reason, _output(sequence))
+                elif text or ids:
+                    yield StreamChunk(text, ids)
+        finally:
+            self._abort([sequence])
+
+    def _abort(self, sequences: list[Sequence]) -> None:
+        for sequence in sequences:
+            if sequence.status is not Status.FINISHED:
+                self._scheduler.end(sequence, "abort")
+
+    def _adapter(self, name: str | None) -> Adapter | None:
+        if name is None:
+            return None
+        if name not in self._adapters:
+            known = ", ".join(sorted(self._adapters)) or "none"
+            raise AdapterNotFoundError(f"no adapter named {name!r}; registered: {known}; add it with add_adapter")
+        return self._adapters[name]
+
+    def _warn_other_base(self, info: AdapterInfo) -> None:
+        base = info.base_model.rstrip("/").split("/")[-1].lower()
+        mine = {self.model_name.rstrip("/").split("/")[-1].lower(), self.model_path.name.lower()}
+        if base and base not in mine:
+            warnings.warn(
+                f"adapter {info.name!r} was made for base model {info.base_model!r}, this engine serves "
+                f"{self.model_name!r}; its answers may be wrong",
+                stacklevel=3,
+            )
+
+    def _derive_blocks(self, model: Decoder) -> int:
+        cfg, size = self.config, self.config.block_size
+        per_block = KVCache.bytes_per_token(model.config, model.dtype) * size
+        affordable = int(free_memory(model.device) * cfg.memory_fraction) // per_block
+        useful = -(-self._max_model_len // size) * cfg.max_num_seqs
+        if affordable < 1:
+            raise ConfigError(
+                f"memory_fraction={cfg.memory_fraction} of free memory holds no KV block of {per_block} bytes; "
+                "free memory, or set cache_blocks"
+            )
+        return min(affordable, useful)
+
+
+def _output(sequence: Sequence) -> RequestOutput:
+    out = sequence.output
+    wants = sequence.sampling.logprobs is not None
+    assert sequence.finish_reason is not None
+    return RequestOutput(
+        text=out.text,
+        token_ids=out.token_ids,
+        finish_reason=sequence.finish_reason,
+        logprobs=sequence.token_logprobs[: len(out.token_ids)] if wants else None,
+        adapter=sequence.adapter_name,
+        activation=sequence.activation,
+        usage=sequence.usage,
+        timing=sequence.timing,
+        prompt_index=sequence.prompt_index,
+        sample_index=sequence.sample_index,
+    )
+
+
+def _as_list(prompts: Prompt | Seq[Prompt]) -> list[Prompt]:
+    if isinstance(prompts, str):
+        return [prompts]
+    items = list(prompts)
+    if items and all(isinstance(item, int) for item in items):
+        return [items]  # type: ignore[list-item]
+    return items  # type: ignore[return-value]
+
+
+def _per_prompt(name: str, value: T | Seq[T], count: int) -> list[T]:
+    if isinstance(value, list | tuple):
+        if len(value) != count:
+            raise RequestError(f"{name} has {len(value)} entries for {count} prompts; give one, or one per prompt")
+        return list(value)
+    return [value] * count  # type: ignore[list-item]

@@ -1,0 +1,64 @@
+"""Every error alorakit raises on purpose.
+
+One base, :class:`AlorakitError`; each subclass is also the builtin kind a caller would expect, so
+``except ValueError`` keeps working. A message names the value, the limit and the remedy, on one line.
+"""
+
+
+class AlorakitError(Exception):
+    """Base of every error alorakit raises on purpose; ``str()`` is one line fit for a terminal."""
+
+    def __str__(self) -> str:
+        return " ".join(str(arg) for arg in self.args)
+
+
+class ConfigError(AlorakitError, ValueError):
+    """A setting is out of its range, or two settings contradict each other."""
+
+
+class RequestError(AlorakitError, ValueError):
+    """A request that can never be answered: empty, too long, or with bad parameters."""
+
+
+class MissingInvocationError(RequestError):
+    """The prompt does not contain the aLoRA's invocation tokens."""
+
+
+class ModelNotFoundError(AlorakitError, FileNotFoundError):
+    """The name is neither a model folder nor a model that can be fetched."""
+
+
+class UnsupportedModelError(AlorakitError, ValueError):
+    """The model's architecture, or a feature of it, is not implemented."""
+
+
+class WeightsError(AlorakitError, ValueError):
+    """A weights file is truncated, or its tensors are missing, unexpected or of another shape."""
+
+
+class TokenizerError(AlorakitError, ValueError):
+    """The tokenizer files or the chat template cannot be read or rendered."""
+
+
+class AdapterError(AlorakitError, ValueError):
+    """An adapter folder cannot be loaded: unsupported feature, wrong shapes, broken files."""
+
+
+class AdapterNotFoundError(AlorakitError, KeyError):
+    """No adapter is registered under that name."""
+
+
+class DataError(AlorakitError, ValueError):
+    """A training row cannot be used; the message names the file and the line number."""
+
+
+class TrainingError(AlorakitError, RuntimeError):
+    """Training cannot start or go on (unwritable output, NaN loss)."""
+
+
+class CheckError(AlorakitError, ValueError):
+    """A requirement cannot be checked: no adapter for it, or no way to tell which labels pass."""
+
+
+class BackendError(AlorakitError, RuntimeError):
+    """The forced kernel backend cannot run on this machine."""

@@ -1,0 +1,140 @@
+"""Converts a GGUF file into a Hugging Face model folder, once: dequantized weights, tokenizer, configuration."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from alorakit.engine.errors import ModelNotFoundError
+
+MARKER_NAME = "alorakit-source.json"
+_CONFIG_DROP = ("quantization_config", "_name_or_path", "_model_name_or_path", "transformers_version")
+_NEEDED = ("transformers", "gguf", "accelerate")
+
+
+def convert_gguf(gguf_path: str | Path, out_dir: str | Path, dtype: str = "bfloat16", marker: str = "") -> Path:
+    """Write ``out_dir`` as a plain Hugging Face folder with the model of a GGUF file.
+
+    The folder appears whole or not at all. If another process made it meanwhile, its folder stands.
+
+    Args:
+        gguf_path: The file.
+        out_dir: Folder to make; an existing one is left as it is.
+        dtype: Name of the torch dtype that the dequantized weights are saved in.
+        marker: Contents of ``alorakit-source.json`` in the folder; empty for none.
+
+    Returns:
+        ``out_dir``.
+
+    Raises:
+        ModelNotFoundError: No such file, the extra ``demo`` is not installed, or the folder cannot be written.
+    """
+    source, target = Path(gguf_path), Path(out_dir)
+    if target.is_dir():
+        return target
+    if not source.is_file():
+        raise ModelNotFoundError(f"{source}: no such GGUF file; install the package that brings it again")
+    if absent := [name for name in _NEEDED if find_spec(name) is None]:
+        raise ModelNotFoundError(
+            f"reading {source.name} needs {', '.join(absent)}; run: pip install 'alorakit[demo]', "
+            "or pass a model folder"
+        )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".converting-", dir=target.parent))
+    except OSError as exc:
+        raise ModelNotFoundError(f"{target}: cannot be written ({exc}); point ALORAKIT_CACHE elsewhere") from exc
+    try:
+        with _quiet_transformers():
+            _write_folder(source, scratch, dtype)
+        if marker:
+            (scratch / MARKER_NAME).write_text(marker, encoding="utf-8")
+        _publish(scratch)
+        try:
+            scratch.rename(target)
+        except OSError:
+            if not target.is_dir():  # else another process was first, with the same result
+                raise
+    except OSError as exc:
+        raise ModelNotFoundError(f"{target}: cannot be written ({exc}); free some space or set ALORAKIT_CACHE") from exc
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+def _write_folder(source: Path, folder: Path, dtype: str) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where: dict[str, Any] = {"gguf_file": source.name, "local_files_only": True}
+    loaded = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **where)
+    # A model built anew from the bare settings: saving the loaded one would record a quantization it no longer has.
+    settings = {key: value for key, value in loaded.config.to_dict().items() if key not in _CONFIG_DROP}
+    config = type(loaded.config)(**settings)
+    with torch.device("meta"):
+        model = type(loaded)(config)
+    model.load_state_dict(loaded.state_dict(), assign=True)
+    model.tie_weights()
+    model.to(getattr(torch, dtype)).save_pretrained(folder)
+    _edit_json(folder / "config.json", drop=_CONFIG_DROP)
+
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, **where)
+    _fix_pre_tokenizer(tokenizer.backend_tokenizer, source)
+    tokenizer.save_pretrained(folder)
+    limit = {"model_max_length": config.max_position_embeddings}
+    _edit_json(folder / "tokenizer_config.json", drop=("is_local", "local_files_only"), add=limit)
+
+
+def _fix_pre_tokenizer(backend: Any, source: Path) -> None:
+    """Split digits off first, as the ``smollm`` pre-tokenizer does and transformers' conversion does not.
+
+    It matters where white space precedes a digit: an empty line before ``1.`` is one token for the model, not two.
+    """
+    from gguf import GGUFReader
+    from tokenizers import pre_tokenizers
+
+    field = GGUFReader(source).fields.get("tokenizer.ggml.pre")
+    if field is not None and field.contents() == "smollm":
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+
+
+def _edit_json(path: Path, drop: tuple[str, ...], add: dict[str, Any] | None = None) -> None:
+    value = {key: item for key, item in json.loads(path.read_text(encoding="utf-8")).items() if key not in drop}
+    path.write_text(json.dumps({**value, **(add or {})}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _publish(folder: Path) -> None:
+    """Flush everything to disk, readable as files made without a temporary folder would be."""
+    for path in [*folder.iterdir(), folder]:
+        path.chmod(0o755 if path == folder else 0o644)
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bars and no warnings from transformers; its settings are put back afterwards."""
+    from transformers import modeling_gguf_pytorch_utils as reader
+    from transformers.utils import logging
+
+    verbosity, tqdm = logging.get_verbosity(), reader.tqdm
+    bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    reader.tqdm = lambda items, **_: items
+    try:
+        yield
+    finally:
+        reader.tqdm = tqdm
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

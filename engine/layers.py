@@ -1,0 +1,65 @@
+"""Building blocks of the decoder: linear layers that may be packed, rotary tables."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from alorakit.engine.model_config import RopeConfig
+from alorakit.kernels import ops
+
+
+class Linear:
+    """``x W^T + bias``, the weight plain or packed once by oneDNN.
+
+    Attributes:
+        weight: [out_features, in_features]; opaque layout once packed.
+        bias: [out_features] or None.
+        packed: Whether :meth:`pack` was called; a packed layer is not differentiable.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        """Wrap a weight [out_features, in_features] and an optional bias."""
+        self.weight, self.bias, self.packed = weight, bias, False
+
+    def pack(self) -> None:
+        """Replace the weight by its packed form; the plain one is freed."""
+        self.weight, self.packed = ops.pack_weight(self.weight), True
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[rows, in_features] -> [rows, out_features]."""
+        return ops.linear_packed(x, self.weight, self.bias) if self.packed else F.linear(x, self.weight, self.bias)
+
+
+def inverse_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:
+    """Rotary frequencies [head_dim / 2], float32, as transformers' ``ROPE_INIT_FUNCTIONS`` computes them."""
+    inv = 1.0 / rope.theta ** (torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim)
+    if rope.kind == "linear":
+        return inv / rope.factor
+    if rope.kind == "llama3":
+        old = rope.original_max_position_embeddings
+        low, high = old / rope.low_freq_factor, old / rope.high_freq_factor
+        wavelength = 2 * math.pi / inv
+        smooth = (old / wavelength - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
+        blended = (1 - smooth) * inv / rope.factor + smooth * inv
+        scaled = torch.where(wavelength > low, inv / rope.factor, inv)
+        return torch.where((wavelength <= low) & (wavelength >= high), blended, scaled)
+    return inv
+
+
+class RotaryEmbedding:
+    """Cosine and sine tables for every position up to the longest sequence."""
+
+    def __init__(
+        self, rope: RopeConfig, head_dim: int, max_positions: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        """Compute the tables [max_positions, 1, head_dim] in float32, then round to ``dtype``."""
+        angles = torch.outer(torch.arange(max_positions).float(), inverse_frequencies(rope, head_dim))
+        cos, sin = angles.cos(), angles.sin()
+        self._cos = torch.cat([cos, cos], -1)[:, None].to(device, dtype)
+        self._sin = torch.cat([-sin, sin], -1)[:, None].to(device, dtype)
+
+    def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """(cos, sin), each [rows, 1, head_dim], for int64 ``positions`` [rows]; see ``ops.rope``."""
+        return self._cos[positions], self._sin[positions]

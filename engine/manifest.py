@@ -1,0 +1,75 @@
+"""``alorakit.json``: what an adapter folder records beside PEFT's two files."""
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from alorakit.engine.errors import AdapterError
+
+MANIFEST_NAME = "alorakit.json"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """How an adapter was trained, so that inference asks exactly what was trained.
+
+    Attributes:
+        layout: Name of the check layout (see :mod:`alorakit.engine.layouts`): ``"chat"`` or ``"mellea"``.
+        requirements: Whether training rows carried a requirement; if not, checks render an empty one.
+        labels: Every label seen in training, sorted.
+        pass_labels: Labels that pass a check, if the trainer was told; else None.
+        fail_labels: Labels that fail a check, if the trainer was told; else None.
+        base_model: Name or folder of the base model.
+        invocation: Text of the invocation, for people; the ids in ``adapter_config.json`` decide.
+        capability: What the adapter is for (``"requirement-check"``), or None.
+        metrics: Validation metrics of the saved epoch.
+    """
+
+    layout: str = "chat"
+    requirements: bool = False
+    labels: tuple[str, ...] = ()
+    pass_labels: tuple[str, ...] | None = None
+    fail_labels: tuple[str, ...] | None = None
+    base_model: str = ""
+    invocation: str = ""
+    capability: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The file's text: UTF-8 JSON, two-space indent, final newline."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Manifest | None":
+        """Read ``alorakit.json`` of an adapter folder; None if the folder has none (a foreign adapter).
+
+        Raises:
+            AdapterError: The file is not JSON, has an unknown key, or a value of the wrong type.
+        """
+        path = Path(folder) / MANIFEST_NAME
+        if not path.exists():
+            return None
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as exc:
+            raise AdapterError(f"{path}: not readable as JSON ({exc}); train again or delete the file") from exc
+        if not isinstance(raw, dict):
+            raise AdapterError(f"{path}: expected a JSON object, found {type(raw).__name__}")
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(raw) - known):
+            raise AdapterError(f"{path}: unknown keys {unknown}; known keys are {sorted(known)}")
+        return cls(**{key: _checked(path, key, value) for key, value in raw.items()})
+
+
+def _checked(path: Path, key: str, value: Any) -> Any:
+    if key in ("labels", "pass_labels", "fail_labels"):
+        if value is None and key != "labels":
+            return None
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+        raise AdapterError(f"{path}: {key} must be a list of strings, found {value!r}")
+    wanted = {"requirements": bool, "metrics": dict, "capability": (str, type(None))}.get(key, str)
+    if not isinstance(value, wanted):
+        raise AdapterError(f"{path}: {key} has the wrong type, found {value!r}")
+    return value

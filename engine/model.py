@@ -1,0 +1,150 @@
+"""The one decoder: Llama, Qwen2 and dense Granite differ only by :class:`ModelConfig`.
+
+The same forward pass serves inference and training. Where keys and values live (paged cache, kept prefix) and
+which rows get a low-rank delta are arguments, so nothing here knows of blocks, requests or adapters.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from alorakit.engine.layers import Linear, RotaryEmbedding
+from alorakit.engine.model_config import ModelConfig
+from alorakit.kernels import ops
+
+PROJECTIONS = ("qkv", "o", "gate_up", "down")
+
+
+class Attention(Protocol):
+    """Where keys and values go and come from."""
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Keep ``k``, ``v`` [rows, num_kv_heads, head_dim]; attend with ``q`` [rows, num_heads, head_dim].
+
+        Returns:
+            [rows, num_heads * head_dim].
+        """
+        ...
+
+
+class LoraApplier(Protocol):
+    """Adds the adapters' low-rank deltas to a fused projection's output."""
+
+    def __call__(self, layer: int, projection: str, x: Tensor, out: Tensor) -> Tensor:
+        """Return ``out`` plus the delta of the active rows; may change ``out`` in place."""
+        ...
+
+
+@dataclass
+class DecoderLayer:
+    """Weights of one layer; q/k/v and gate/up fused along the output."""
+
+    input_norm: Tensor
+    qkv: Linear
+    o: Linear
+    post_norm: Tensor
+    gate_up: Linear
+    down: Linear
+
+
+@dataclass
+class Decoder:
+    """A decoder-only model.
+
+    Attributes:
+        config: Its shape.
+        embedding: [vocab_size, hidden_size].
+        layers: One :class:`DecoderLayer` each.
+        final_norm: [hidden_size].
+        lm_head: [vocab_size, hidden_size]; shares ``embedding`` when tied.
+        rotary: Tables up to the longest sequence the engine allows.
+    """
+
+    config: ModelConfig
+    embedding: Tensor
+    layers: list[DecoderLayer]
+    final_norm: Tensor
+    lm_head: Linear
+    rotary: RotaryEmbedding = field(repr=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embedding.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Compute dtype."""
+        return self.embedding.dtype
+
+    def pack(self) -> None:
+        """Pack every linear layer for CPU inference (oneDNN); the model is no longer differentiable."""
+        for layer in self.layers:
+            for name in PROJECTIONS:
+                getattr(layer, name).pack()
+        self.lm_head.pack()
+
+    def forward(self, token_ids: Tensor, positions: Tensor, attention: Attention, lora: LoraApplier | None) -> Tensor:
+        """Run all layers over a flat batch of rows.
+
+        Args:
+            token_ids: int64 [rows].
+            positions: int64 [rows].
+            attention: Keeps keys and values, and attends.
+            lora: Adds adapters' deltas; None when no row of the batch is adapted.
+
+        Returns:
+            Hidden states after the final norm, [rows, hidden_size].
+        """
+        cfg = self.config
+        x = F.embedding(token_ids, self.embedding)
+        if cfg.embedding_multiplier != 1.0:
+            x = x * cfg.embedding_multiplier
+        cos, sin = self.rotary.at(positions)
+        for index, layer in enumerate(self.layers):
+            x = self._residual(x, self._attend(index, layer, x, cos, sin, attention, lora))
+            x = self._residual(x, self._mlp(index, layer, x, lora))
+        return ops.rms_norm(x, self.final_norm, cfg.rms_norm_eps)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Next-token logits, float32 [rows, vocab_size], of hidden states [rows, hidden_size]."""
+        logits = self.lm_head(hidden).float()
+        return logits if self.config.logits_divisor == 1.0 else logits / self.config.logits_divisor
+
+    def _attend(
+        self,
+        index: int,
+        layer: DecoderLayer,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        attention: Attention,
+        lora: LoraApplier | None,
+    ) -> Tensor:
+        cfg = self.config
+        h = ops.rms_norm(x, layer.input_norm, cfg.rms_norm_eps)
+        qkv = layer.qkv(h)
+        if lora is not None:
+            qkv = lora(index, "qkv", h, qkv)
+        heads = qkv.view(qkv.shape[0], cfg.num_heads + 2 * cfg.num_kv_heads, cfg.head_dim)
+        qk, v = heads.split([cfg.num_heads + cfg.num_kv_heads, cfg.num_kv_heads], dim=1)
+        q, k = ops.rope(qk, cos, sin).split([cfg.num_heads, cfg.num_kv_heads], dim=1)
+        a = attention(index, q, k, v)
+        out = layer.o(a)
+        return out if lora is None else lora(index, "o", a, out)
+
+    def _mlp(self, index: int, layer: DecoderLayer, x: Tensor, lora: LoraApplier | None) -> Tensor:
+        h = ops.rms_norm(x, layer.post_norm, self.config.rms_norm_eps)
+        gate_up = layer.gate_up(h)
+        if lora is not None:
+            gate_up = lora(index, "gate_up", h, gate_up)
+        h = ops.silu_mul(gate_up)
+        out = layer.down(h)
+        return out if lora is None else lora(index, "down", h, out)
+
+    def _residual(self, x: Tensor, delta: Tensor) -> Tensor:
+        scale = self.config.residual_multiplier
+        return x + delta if scale == 1.0 else torch.add(x, delta, alpha=scale)

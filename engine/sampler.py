@@ -1,0 +1,119 @@
+"""From logits to tokens (or to candidates' scores)."""
+
+import torch
+from torch import Tensor
+
+from alorakit.engine.request import SamplingParams
+from alorakit.engine.scheduler import Entry
+from alorakit.engine.sequence import Sequence
+
+
+class Sampler:
+    """Chooses each sequence's next token.
+
+    Every sequence draws from its own generator, so a seed gives the same samples whatever else is in the batch.
+    """
+
+    def __init__(self, eos_token_ids: frozenset[int]) -> None:
+        """``eos_token_ids`` are kept out until ``min_tokens``."""
+        self._eos = eos_token_ids
+
+    @torch.inference_mode()
+    def sample(self, logits: Tensor, completing: list[Entry]) -> list[int | None]:
+        """Next token of each completing entry; None for one that only scores candidates.
+
+        Args:
+            logits: float32 [rows, vocab_size]; an entry has one row, and one more for each branch row.
+            completing: The entries, in row order. ``token_logprobs`` and ``branch_logprobs`` of their sequences
+                are filled in where asked for.
+        """
+        chosen: list[int | None] = []
+        row = 0
+        for entry in completing:
+            sequence = entry.sequence
+            rows = entry.num_rows - entry.num_tokens + 1
+            if sequence.branches is None:
+                chosen.append(self._choose(logits[row], sequence))
+            else:
+                sequence.branch_logprobs = branch_logprobs(logits[row : row + rows], sequence)
+                chosen.append(None)
+            row += rows
+        return chosen
+
+    def _choose(self, logits: Tensor, sequence: Sequence) -> int:
+        params = sequence.sampling
+        adjusted = self._penalised(logits, sequence)
+        if params.temperature == 0.0:
+            token = int(adjusted.argmax())
+        else:
+            probs = _truncated(adjusted / params.temperature, params)
+            if sequence.generator is None:
+                sequence.generator = _generator(params.seed, sequence.sample_index)
+            # Gumbel-max: argmax(p / e) with e ~ Exp(1) draws from p.
+            noise = torch.empty(probs.shape).exponential_(generator=sequence.generator).to(probs.device)
+            token = int((probs / noise).argmax())
+        if params.logprobs is not None:
+            sequence.token_logprobs.append(_report(logits, token, params.logprobs))
+        return token
+
+    def _penalised(self, logits: Tensor, sequence: Sequence) -> Tensor:
+        params = sequence.sampling
+        penalty = params.repetition_penalty
+        if penalty != 1.0:
+            seen = torch.tensor(sorted(set(sequence.tokens)), device=logits.device)
+            values = logits[seen]
+            logits = logits.index_copy(0, seen, torch.where(values > 0, values / penalty, values * penalty))
+        if (params.presence_penalty or params.frequency_penalty) and sequence.completion:
+            ids, counts = torch.tensor(sequence.completion, device=logits.device).unique(return_counts=True)
+            lowered = params.presence_penalty + params.frequency_penalty * counts
+            logits = logits.index_add(0, ids, -lowered.to(logits.dtype))
+        if len(sequence.completion) < params.min_tokens:
+            banned = torch.tensor(sorted(self._eos | set(params.stop_token_ids)), device=logits.device)
+            logits = logits.index_fill(0, banned, float("-inf"))
+        return logits
+
+
+def branch_logprobs(logits: Tensor, sequence: Sequence) -> list[float]:
+    """Summed log-probability of each candidate; ``logits`` [1 + branch rows, vocab], the trunk's last row first."""
+    assert sequence.branches is not None
+    logprobs = logits.log_softmax(-1)
+    rows, tokens, owner = [], [], []
+    for index, targets in enumerate(sequence.branches.targets):
+        for row, token in targets:
+            rows.append(row + 1)
+            tokens.append(token)
+            owner.append(index)
+    picked = logprobs[rows, tokens].double()
+    sums = torch.zeros(len(sequence.branches.targets), dtype=torch.float64, device=picked.device)
+    result: list[float] = sums.index_add(0, torch.tensor(owner, device=picked.device), picked).tolist()
+    return result
+
+
+def _truncated(logits: Tensor, params: SamplingParams) -> Tensor:
+    """Probabilities after top-k, top-p and min-p, in that order; not renormalised (sampling does not need it)."""
+    probs = logits.softmax(-1)
+    if 0 < params.top_k < probs.shape[-1]:
+        probs = torch.where(probs >= probs.topk(params.top_k).values[-1], probs, 0.0)
+    if params.top_p < 1.0:
+        ordered, index = probs.sort(descending=True)
+        before = ordered.cumsum(-1) - ordered
+        kept = torch.where(before < params.top_p * ordered.sum(), ordered, 0.0)
+        probs = torch.zeros_like(probs).scatter(-1, index, kept)
+    if params.min_p > 0.0:
+        probs = torch.where(probs >= params.min_p * probs.max(), probs, 0.0)
+    return probs
+
+
+def _generator(seed: int | None, sample_index: int) -> torch.Generator:
+    generator = torch.Generator()
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed((seed + sample_index * 0x9E3779B9) & 0xFFFFFFFFFFFFFFFF)
+    return generator
+
+
+def _report(logits: Tensor, token: int, top: int) -> dict[int, float]:
+    logprobs = logits.log_softmax(-1)
+    ids = [token] + ([] if top == 0 else logprobs.topk(top).indices.tolist())
+    return {i: float(logprobs[i]) for i in dict.fromkeys(ids)}

@@ -1,0 +1,93 @@
+"""One running request: its tokens, its blocks, what it has decoded."""
+
+import time
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+import torch
+
+from alorakit.engine.adapters import Adapter
+from alorakit.engine.block_tree import Extra, Node
+from alorakit.engine.branches import Branches
+from alorakit.engine.output import OutputText
+from alorakit.engine.request import SamplingParams, Timing, Usage
+
+
+class Status(Enum):
+    """Where a sequence is in its life."""
+
+    WAITING = auto()
+    RUNNING = auto()
+    FINISHED = auto()
+
+
+@dataclass(eq=False)
+class Sequence:
+    """A request inside the engine.
+
+    Attributes:
+        tokens: Prompt and everything decoded so far.
+        num_prompt: Length of the prompt.
+        sampling: How to decode.
+        adapter: The adapter's weights as they were at admission, or None for the base model.
+        activation: Index of the first adapted token; None: no row is adapted.
+        branches: Candidates to score; such a sequence decodes nothing.
+        nodes: Cached blocks it holds, from the first block on.
+        blocks: Its block table; ``nodes`` own the first of them, the rest are private.
+        num_computed: Tokens whose KV is in the blocks.
+        num_cached: Tokens found in the cache when first admitted.
+    """
+
+    tokens: list[int]
+    num_prompt: int
+    sampling: SamplingParams
+    output: OutputText
+    adapter: Adapter | None = None
+    adapter_name: str | None = None
+    activation: int | None = None
+    branches: Branches | None = None
+    prompt_index: int = 0
+    sample_index: int = 0
+    status: Status = Status.WAITING
+    nodes: list[Node] = field(default_factory=list)
+    blocks: list[int] = field(default_factory=list)
+    num_computed: int = 0
+    num_cached: int | None = None
+    finish_reason: str | None = None
+    token_logprobs: list[dict[int, float]] = field(default_factory=list)
+    branch_logprobs: list[float] | None = None
+    generator: torch.Generator | None = None
+    arrived: float = field(default_factory=time.perf_counter)
+    admitted: float | None = None
+    first_token: float | None = None
+    finished: float | None = None
+
+    @property
+    def extra(self) -> Extra | None:
+        """What tags this sequence's blocks from the activation point on."""
+        if self.adapter is None or self.activation is None:
+            return None
+        return Extra(self.adapter.info.digest, self.activation)
+
+    @property
+    def completion(self) -> list[int]:
+        """Tokens decoded so far."""
+        return self.tokens[self.num_prompt :]
+
+    @property
+    def num_branch_rows(self) -> int:
+        """Rows of the candidates' branches."""
+        return 0 if self.branches is None else self.branches.num_rows
+
+    @property
+    def usage(self) -> Usage:
+        """Token counts so far."""
+        return Usage(self.num_prompt, self.num_cached or 0, len(self.output.token_ids))
+
+    @property
+    def timing(self) -> Timing:
+        """Seconds so far."""
+        end = self.finished if self.finished is not None else time.perf_counter()
+        admitted = self.admitted if self.admitted is not None else end
+        first = self.first_token if self.first_token is not None else end
+        return Timing(admitted - self.arrived, first - self.arrived, end - self.arrived)

@@ -1,0 +1,101 @@
+"""Reads the tokenizer files of a model folder, with the meaning transformers gives them."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Backend
+
+from alorakit.engine.chat_template import find_chat_template
+from alorakit.engine.errors import TokenizerError
+
+
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """What a model folder says about its tokenizer.
+
+    Attributes:
+        folder: The model folder.
+        backend: The tokenizer proper, with every added token in it and neither truncation nor padding.
+        special_tokens: ``bos_token``, ``eos_token`` and the like, by name; only those that are set.
+        template: Text of the chat template, or None.
+        template_source: Where the template was found, for messages.
+    """
+
+    folder: Path
+    backend: Backend
+    special_tokens: Mapping[str, str]
+    template: str | None
+    template_source: str
+
+
+def read_tokenizer_files(folder: Path) -> TokenizerFiles:
+    """Read ``tokenizer.json`` and, where present, the files beside it.
+
+    What surrounds a text is ``tokenizer.json``'s to say: like transformers, this ignores ``add_bos_token`` beside it.
+
+    Raises:
+        TokenizerError: A file is missing or broken; the message names it.
+    """
+    backend = _read_backend(folder / "tokenizer.json")
+    config = {**_read_json(folder / "special_tokens_map.json"), **_read_json(folder / "tokenizer_config.json")}
+    named = {key: _as_added_token(value) for key, value in config.items() if key.endswith("_token")}
+    named_tokens = {key: token for key, token in named.items() if token is not None}
+    _add_missing_tokens(backend, config, named_tokens)
+    special_tokens = {key: token.content for key, token in named_tokens.items()}
+    template, source = find_chat_template(folder, config) or (None, "")
+    return TokenizerFiles(folder, backend, special_tokens, template, source)
+
+
+def _read_backend(path: Path) -> Backend:
+    if not path.is_file():
+        raise TokenizerError(
+            f"{path}: no such file; a model folder needs a tokenizer.json (saving its tokenizer with a current "
+            "transformers writes one)"
+        )
+    try:
+        backend = Backend.from_file(str(path))
+    except Exception as exc:  # the library raises bare Exception
+        raise TokenizerError(f"{path}: not a readable tokenizer ({exc}); fetch the file again") from exc
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        raise TokenizerError(f"{path}: not readable as JSON ({exc}); fetch the file again") from exc
+    if not isinstance(value, dict):
+        raise TokenizerError(f"{path}: expected a JSON object, found {type(value).__name__}; fetch the file again")
+    return value
+
+
+def _as_added_token(value: Any) -> AddedToken | None:
+    if isinstance(value, str):
+        return AddedToken(value, special=True, normalized=False)
+    if isinstance(value, dict) and isinstance(value.get("content"), str):
+        flags = {key: bool(value.get(key, False)) for key in ("single_word", "lstrip", "rstrip", "normalized")}
+        return AddedToken(value["content"], special=bool(value.get("special", True)), **flags)
+    return None
+
+
+def _add_missing_tokens(backend: Backend, config: Mapping[str, Any], named: Mapping[str, AddedToken]) -> None:
+    """Add the tokens that only ``tokenizer_config.json`` knows, in order of their ids."""
+    listed = config.get("added_tokens_decoder") or {}
+    by_id = [_as_added_token(listed[key]) for key in sorted(listed, key=int)]
+    present = {token.content for token in backend.get_added_tokens_decoder().values()}
+    missing = [token for token in by_id if token is not None and token.content not in present]
+    present |= {token.content for token in missing}
+    for token in named.values():
+        if token.content not in present:
+            present.add(token.content)
+            missing.append(AddedToken(token.content, special=True, normalized=False))
+    if missing:
+        backend.add_tokens(missing)

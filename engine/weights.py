@@ -1,0 +1,142 @@
+"""Sharded safetensors, read straight into the decoder's fused weights. Never pickle."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from alorakit.engine.errors import ModelNotFoundError, WeightsError
+from alorakit.engine.layers import Linear, RotaryEmbedding
+from alorakit.engine.model import Decoder, DecoderLayer
+from alorakit.engine.model_config import ModelConfig
+
+# Buffers that older checkpoints store and that are computed here.
+IGNORED_SUFFIXES = (".rotary_emb.inv_freq",)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a checkpoint tensor goes: rows ``[start, start + rows)`` of ``dest``."""
+
+    dest: Tensor
+    start: int
+    rows: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape the checkpoint's tensor must have."""
+        return (self.rows, *self.dest.shape[1:])
+
+
+def load_decoder(
+    folder: str | Path, config: ModelConfig, dtype: torch.dtype, device: torch.device, max_positions: int
+) -> Decoder:
+    """Load a model folder.
+
+    Args:
+        folder: Holds ``model.safetensors`` or ``model.safetensors.index.json`` with its shards.
+        config: The model's shape.
+        dtype: Compute dtype; weights are converted on the way.
+        device: Where to put them.
+        max_positions: Length of the rotary tables.
+
+    Raises:
+        ModelNotFoundError: No safetensors in the folder.
+        WeightsError: A truncated shard, or missing, unexpected or misshapen tensors (all named in one message).
+    """
+    decoder, targets = _allocate(config, dtype, device, max_positions)
+    problems: list[str] = []
+    seen: set[str] = set()
+    for shard in shard_files(Path(folder)):
+        for name, tensor in _tensors(shard):
+            target = targets.get(name)
+            if target is None:
+                if not name.endswith(IGNORED_SUFFIXES) and not (name == "lm_head.weight" and config.tie_word_embeddings):
+                    problems.append(f"unexpected {name}")
+                continue
+            seen.add(name)
+            if tuple(tensor.shape) != target.shape:
+                problems.append(f"{name} has shape {list(tensor.shape)}, not {list(target.shape)}")
+                continue
+            target.dest[target.start : target.start + target.rows].copy_(tensor)
+    problems += [f"missing {name}" for name in targets if name not in seen]
+    if problems:
+        raise WeightsError(f"{folder}: weights do not fit {config.architecture}: {'; '.join(problems)}")
+    return decoder
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder, index order; ModelNotFoundError if there are none."""
+    index = folder / "model.safetensors.index.json"
+    if not index.exists():
+        single = folder / "model.safetensors"
+        if not single.exists():
+            other = " (found pickled weights, which are never loaded)" if list(folder.glob("*.bin")) else ""
+            raise ModelNotFoundError(f"{folder}: no model.safetensors{other}; save the model with safe_serialization")
+        return [single]
+    try:
+        names = dict.fromkeys(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as exc:
+        raise WeightsError(f"{index}: not a safetensors index ({exc!r}); download the model again") from exc
+    # A shard name is a bare file name: an index must not reach outside its folder.
+    files = [folder / Path(str(name)).name for name in names]
+    if missing := [f.name for f in files if not f.exists()]:
+        raise WeightsError(f"{folder}: shards missing: {', '.join(missing)}; download the model again")
+    return files
+
+
+def _tensors(shard: Path) -> Iterator[tuple[str, Tensor]]:
+    try:
+        with safe_open(str(shard), framework="pt") as handle:
+            for name in handle.keys():  # noqa: SIM118 - a safe_open handle is no mapping
+                yield name, handle.get_tensor(name)
+    except (SafetensorError, OSError) as exc:
+        raise WeightsError(f"{shard}: truncated or not safetensors ({exc}); download the file again") from exc
+
+
+def _allocate(
+    cfg: ModelConfig, dtype: torch.dtype, device: torch.device, max_positions: int
+) -> tuple[Decoder, dict[str, Target]]:
+    targets: dict[str, Target] = {}
+
+    def plain(name: str, *shape: int) -> Tensor:
+        dest = torch.empty(*shape, dtype=dtype, device=device)
+        targets[name] = Target(dest, 0, shape[0])
+        return dest
+
+    def fused(prefix: str, parts: dict[str, int], in_features: int, bias: bool) -> Linear:
+        total = sum(parts.values())
+        weight = torch.empty(total, in_features, dtype=dtype, device=device)
+        bias_ = torch.empty(total, dtype=dtype, device=device) if bias else None
+        start = 0
+        for name, rows in parts.items():
+            targets[f"{prefix}.{name}.weight"] = Target(weight, start, rows)
+            if bias_ is not None:
+                targets[f"{prefix}.{name}.bias"] = Target(bias_, start, rows)
+            start += rows
+        return Linear(weight, bias_)
+
+    embedding = plain("model.embed_tokens.weight", cfg.vocab_size, cfg.hidden_size)
+    layers = []
+    for i in range(cfg.num_layers):
+        base, hidden, inter = f"model.layers.{i}", cfg.hidden_size, cfg.intermediate_size
+        qkv = {"q_proj": cfg.q_size, "k_proj": cfg.kv_size, "v_proj": cfg.kv_size}
+        layers.append(
+            DecoderLayer(
+                input_norm=plain(f"{base}.input_layernorm.weight", hidden),
+                qkv=fused(f"{base}.self_attn", qkv, hidden, cfg.qkv_bias),
+                o=fused(f"{base}.self_attn", {"o_proj": hidden}, cfg.q_size, cfg.o_bias),
+                post_norm=plain(f"{base}.post_attention_layernorm.weight", hidden),
+                gate_up=fused(f"{base}.mlp", {"gate_proj": inter, "up_proj": inter}, hidden, cfg.mlp_bias),
+                down=fused(f"{base}.mlp", {"down_proj": hidden}, inter, cfg.mlp_bias),
+            )
+        )
+    final_norm = plain("model.norm.weight", cfg.hidden_size)
+    tied = cfg.tie_word_embeddings
+    lm_head = Linear(embedding if tied else plain("lm_head.weight", cfg.vocab_size, cfg.hidden_size))
+    rotary = RotaryEmbedding(cfg.rope, cfg.head_dim, max_positions, dtype, device)
+    return Decoder(cfg, embedding, layers, final_norm, lm_head, rotary), targets

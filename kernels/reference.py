@@ -1,0 +1,43 @@
+"""What each op means: short, float32, no tricks. Tests hold every implementation against these."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Root-mean-square norm over the last dimension."""
+    x32 = x.float()
+    return (x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + eps) * weight.float()).to(x.dtype)
+
+
+def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding; ``cos``/``sin`` [rows, 1, head_dim] as in ops (first half of ``sin`` negated)."""
+    first, second = x.float().chunk(2, dim=-1)
+    return (x.float() * cos.float() + torch.cat([second, first], dim=-1) * sin.float()).to(x.dtype)
+
+
+def silu_mul(x: Tensor) -> Tensor:
+    """``silu(gate) * up``."""
+    gate, up = x.float().chunk(2, dim=-1)
+    return (gate * torch.sigmoid(gate) * up).to(x.dtype)
+
+
+def lora_delta(out: Tensor, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """``out + (x A^T) B``; the rank-r intermediate is rounded to the compute dtype, as the kernels do."""
+    hidden = (x.float() @ a.float().T).to(x.dtype)
+    return (out.float() + hidden.float() @ b.float()).to(out.dtype)
+
+
+def paged_attention(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Sequence[int], visible: Tensor, scale: float
+) -> Tensor:
+    """One sequence: ``q`` [rows, heads, dim] over ``slots``; ``visible`` bool [rows, kv_len]."""
+    group = q.shape[1] // k_cache.shape[0]
+    index = torch.as_tensor(slots)
+    k = k_cache[:, index].float().repeat_interleave(group, 0)
+    v = v_cache[:, index].float().repeat_interleave(group, 0)
+    scores = torch.einsum("rhd,hkd->hrk", q.float(), k) * scale
+    probs = scores.masked_fill(~visible, float("-inf")).softmax(-1)
+    return torch.einsum("hrk,hkd->rhd", probs, v).reshape(q.shape[0], -1).to(q.dtype)

@@ -1,0 +1,82 @@
+"""Every op in plain torch: what CPU and MPS run. Out of place unless the docstring says otherwise.
+
+The functions are differentiable (training runs the same ones) except where they write into the KV cache.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """See :func:`alorakit.kernels.ops.rms_norm`."""
+    return F.rms_norm(x, (x.shape[-1],), weight, eps)
+
+
+def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """See :func:`alorakit.kernels.ops.rope`."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+
+
+def silu_mul(x: Tensor) -> Tensor:
+    """See :func:`alorakit.kernels.ops.silu_mul`."""
+    gate, up = x.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+def lora_delta(out: Tensor, x: Tensor, a: Tensor, b: Tensor) -> None:
+    """See :func:`alorakit.kernels.ops.lora_delta`."""
+    out.addmm_(F.linear(x, a), b)
+
+
+def kv_write(cache: Tensor, values: Tensor, writes: Sequence[tuple[int, int, int]]) -> None:
+    """See :func:`alorakit.kernels.ops.kv_write`."""
+    for start, end, slot in writes:
+        cache[:, slot : slot + end - start] = values[start:end].transpose(0, 1)
+
+
+def gather(cache: Tensor, runs: Sequence[tuple[int, int]]) -> Tensor:
+    """Slots of ``cache`` [heads, slots, head_dim] in ``runs`` order; a view when there is one run."""
+    if len(runs) == 1:
+        return cache[:, runs[0][0] : runs[0][1]]
+    return torch.cat([cache[:, start:end] for start, end in runs], dim=1)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """One sequence's rows against its keys, the group's heads folded into query rows.
+
+    Args:
+        q: [rows, num_heads, head_dim].
+        k: [num_kv_heads, kv_len, head_dim].
+        v: Like ``k``.
+        mask: Additive [group * rows, kv_len], or None when every row sees every key.
+        scale: Multiplies the scores.
+
+    Returns:
+        [rows, num_heads * head_dim].
+    """
+    rows, heads, dim = q.shape
+    kv_heads = k.shape[0]
+    group = heads // kv_heads
+    folded = q.view(rows, kv_heads, group, dim).permute(1, 2, 0, 3).reshape(1, kv_heads, group * rows, dim)
+    out = F.scaled_dot_product_attention(folded, k[None], v[None], attn_mask=mask, scale=scale)
+    return out.view(kv_heads, group, rows, dim).permute(2, 0, 1, 3).reshape(rows, heads * dim)
+
+
+def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
+    """See :func:`alorakit.kernels.ops.can_pack`."""
+    supported = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return device.type == "cpu" and dtype == torch.bfloat16 and bool(supported)
+
+
+def pack_weight(weight: Tensor) -> Tensor:
+    """See :func:`alorakit.kernels.ops.pack_weight`."""
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+    return packed
+
+
+def linear_packed(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    """See :func:`alorakit.kernels.ops.linear_packed`."""
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    return out

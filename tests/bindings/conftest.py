@@ -1,0 +1,93 @@
+"""``fake_engine``: a deterministic engine without a model; one token per character, scripted answers and scores."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alorakit.bindings.session import ChatContext, EngineBackend, MelleaSession
+from alorakit.engine.adapters import AdapterInfo
+from alorakit.engine.errors import AdapterError
+from alorakit.engine.manifest import Manifest
+from alorakit.engine.request import CandidateScore, RequestOutput, SamplingParams, ScoreResult, Timing, Usage
+
+TIMING = Timing(0.0, 0.001, 0.002)
+STOP = 0
+
+
+class FakeTokenizer:
+    """One token per character; a message with ids is spliced in by them."""
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        return [ord(char) for char in text]
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        return "".join(chr(token) for token in ids if token != STOP)
+
+    def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False) -> list[int]:
+        ids: list[int] = []
+        for message in messages:
+            content = message.get("token_ids", self.encode(message["content"]))
+            ids += [*self.encode(f"<{message['role']}>"), *content, STOP]
+        return [*ids, *self.encode("<assistant>")] if add_generation_prompt else ids
+
+
+class FakeEngine:
+    """Answers from a list, scores by a function; remembers every call."""
+
+    def __init__(self, answers: Sequence[str] = (), score: Callable[[str], float] = lambda text: 1.0) -> None:
+        self.tokenizer = FakeTokenizer()
+        self.model_name = "HuggingFaceTB/SmolLM2-135M-Instruct"
+        self.adapters: dict[str, AdapterInfo] = {}
+        self.answers = list(answers)
+        self.weight = score
+        self.prompts: list[str] = []
+        self.params: list[SamplingParams] = []
+        self.scored: list[tuple[str, list[str], str | None, bool]] = []
+        self.closed = False
+
+    def register(self, name: str, manifest: Manifest | None, invocation: str | None = "@") -> None:
+        tokens = None if invocation is None else tuple(self.tokenizer.encode(invocation))
+        kind = "lora" if tokens is None else "alora"
+        folder = Path("folder") / name
+        self.adapters[name] = AdapterInfo(name, kind, 8, ("q_proj",), tokens, "digest", folder, "base", manifest)
+
+    def add_adapter(self, name: str, path: Path) -> AdapterInfo:
+        if not (path / "adapter_config.json").is_file():
+            raise AdapterError(f"{path}: no adapter_config.json")
+        self.register(name, Manifest.load(path))
+        return self.adapters[name]
+
+    def generate(self, prompts: list[list[int]], sampling: SamplingParams) -> list[RequestOutput]:
+        [prompt] = prompts
+        self.prompts.append(self.tokenizer.decode(prompt))
+        self.params.append(sampling)
+        text = self.answers.pop(0)
+        ids = [*self.tokenizer.encode(text), STOP]
+        return [RequestOutput(text, ids, "stop", None, None, None, Usage(len(prompt), 0, len(ids)), TIMING)]
+
+    def score(
+        self, prompt: list[int], candidates: list[str], adapter: str | None = None, end: bool = True
+    ) -> ScoreResult:
+        self.scored.append((self.tokenizer.decode(prompt), candidates, adapter, end))
+        weights = [self.weight(text) for text in candidates]
+        scores = [
+            CandidateScore(text, self.tokenizer.encode(text), -1.0, weight / sum(weights))
+            for text, weight in zip(candidates, weights, strict=True)
+        ]
+        return ScoreResult(scores, Usage(len(prompt), len(prompt) - 3, 0), TIMING, None)
+
+    def session(self, chat: bool = True, **options: Any) -> MelleaSession:
+        """A session on this engine, with default model options."""
+        backend = EngineBackend(engine=self, model_options=options or None)  # type: ignore[arg-type]
+        return MelleaSession(backend, ctx=ChatContext() if chat else None)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def fake_engine() -> type[FakeEngine]:
+    """The class: call it with the answers to give and a function that weighs a candidate's text."""
+    return FakeEngine

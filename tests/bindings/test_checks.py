@@ -1,0 +1,194 @@
+"""Checks on an engine without a model: what is asked, of whom, and how the answer is read."""
+
+from typing import Any
+
+import pytest
+
+from alorakit.bindings.session import (
+    CBlock,
+    ChatContext,
+    Message,
+    ModelOption,
+    ModelOutputThunk,
+    req,
+    simple_validate,
+)
+from alorakit.engine.errors import AdapterNotFoundError, CheckError, ConfigError, RequestError
+from alorakit.engine.manifest import Manifest
+
+LABELS = ("bearing", "no_failure")
+FAILURES = Manifest(labels=LABELS, invocation="@")
+
+
+def says(label: str) -> Any:
+    """A scoring function that gives one label three quarters of the mass of two."""
+    return lambda text: 3.0 if text == label else 1.0
+
+
+def test_a_check_reads_the_chat_and_the_invocation(fake_engine: Any) -> None:
+    engine = fake_engine(["hello"], says("bearing"))
+    engine.register("failure", FAILURES)
+    m = engine.session()
+    m.chat("hi", model_options={ModelOption.SYSTEM_PROMPT: "Be kind"})
+    [verdict] = m.validate(req("must not be 'no_failure'"))
+    assert engine.scored == [("<system>Be kind<user>hi<assistant>hello@", list(LABELS), "failure", True)]
+    assert verdict
+    assert verdict.as_bool() is True
+    assert verdict.label == "bearing"
+    assert verdict.score == pytest.approx(0.75)
+    assert verdict.probabilities == pytest.approx({"bearing": 0.75, "no_failure": 0.25})
+    assert verdict.usage is not None
+    assert verdict.usage.prompt_tokens - verdict.usage.cached_tokens == 3
+
+
+def test_the_best_label_decides_and_the_score_is_the_passing_mass(fake_engine: Any) -> None:
+    engine = fake_engine(score=says("c"))
+    engine.register("failure", Manifest(labels=("a", "b", "c"), invocation="@", fail_labels=("c",)))
+    [verdict] = engine.session().validate("any", output="x")
+    assert not verdict
+    assert verdict.score == pytest.approx(0.4)
+
+
+def test_a_text_is_checked_as_a_training_row_is(fake_engine: Any) -> None:
+    engine = fake_engine()
+    engine.register("failure", FAILURES)
+    m = engine.session(**{ModelOption.SYSTEM_PROMPT: "Be kind"})
+    wanted = "must not be 'no_failure'"
+    m.validate(wanted, output="note")
+    m.validate([wanted], output=CBlock("note"))
+    session_with_note = engine.session()
+    session_with_note.ctx = ChatContext().add(Message("user", "note"))
+    session_with_note.validate(req(wanted))
+    assert [prompt for prompt, *_ in engine.scored] == ["<user>note@"] * 3
+
+
+def test_an_output_is_checked_after_what_it_answers(fake_engine: Any) -> None:
+    engine = fake_engine(["hello"])
+    engine.register("failure", FAILURES)
+    m = engine.session()
+    wanted = "must not be 'no_failure'"
+    m.validate(wanted, input="hi", output="hello")
+    thunk = m.instruct("hi")
+    m.reset()
+    m.validate(wanted, output=thunk)
+    m.validate(wanted, output=ModelOutputThunk("hello"))
+    assert [prompt for prompt, *_ in engine.scored] == ["<user>hi<assistant>hello@"] * 2 + ["<user>hello@"]
+
+
+def test_requirements_are_asked_only_of_adapters_trained_with_them(fake_engine: Any) -> None:
+    engine = fake_engine()
+    engine.register("checker", Manifest(labels=("yes", "no"), invocation="@", requirements=True))
+    [verdict] = engine.session().validate("Be short", output="x")
+    assert engine.scored[0][0] == "<user>x<user>Requirement: Be short@"
+    assert verdict.label == "yes"
+
+
+def test_a_lora_is_asked_with_the_words_it_was_trained_with(fake_engine: Any) -> None:
+    engine = fake_engine()
+    engine.register("plain", Manifest(labels=LABELS, invocation="[check]"), invocation=None)
+    engine.session().validate("must be 'bearing'", output="x")
+    assert engine.scored[0][0] == "<user>x[check]"
+
+
+def test_a_function_decides_alone(fake_engine: Any) -> None:
+    engine = fake_engine(["hello"])
+    m = engine.session()
+    m.chat("hi")
+    longer = req("longer", simple_validate(lambda text: (len(text) > 3, f"{len(text)} characters")))
+    results = m.validate([longer])
+    assert [(bool(r), r.reason, r.label, r.probabilities) for r in results] == [(True, "5 characters", None, {})]
+    assert [bool(r) for r in m.validate([longer], output="no")] == [False]
+    assert engine.scored == []
+
+
+def test_simple_validate_needs_an_output_and_a_bool(fake_engine: Any) -> None:
+    m = fake_engine(["x"]).session()
+    m.ctx = m.ctx.add(Message("user", "hi"))
+    with pytest.raises(CheckError, match="no model output"):
+        m.validate(req("x", simple_validate(lambda text: True)))
+    with pytest.raises(CheckError, match="returned 'yes'"):
+        m.validate(req("x", simple_validate(lambda text: "yes")), output="x")
+
+
+def test_nothing_to_validate_raises(fake_engine: Any) -> None:
+    m = fake_engine().session()
+    with pytest.raises(RequestError, match="nothing to validate"):
+        m.validate("x")
+    with pytest.raises(RequestError, match="needs output"):
+        m.validate("x", input="y")
+    with pytest.raises(RequestError, match="wrap it in req"):
+        m.validate([3], output="x")
+
+
+def test_a_check_takes_a_system_prompt_and_no_sampling_options(fake_engine: Any) -> None:
+    engine = fake_engine()
+    engine.register("failure", FAILURES)
+    m = engine.session(**{ModelOption.TEMPERATURE: 1.0})
+    m.validate("must be 'bearing'", output="x", model_options={ModelOption.SYSTEM_PROMPT: "Be kind"})
+    assert engine.scored[0][0] == "<system>Be kind<user>x@"
+    with pytest.raises(ConfigError, match=r"temperature.*do not apply"):
+        m.validate("must be 'bearing'", output="x", model_options={ModelOption.TEMPERATURE: 0.5})
+
+
+def test_the_base_model_judges_where_no_adapter_does(fake_engine: Any) -> None:
+    engine = fake_engine(["hello"], says("no"))
+    m = engine.session()
+    m.chat("hi")
+    [verdict] = m.validate("Be rude")
+    [(prompt, candidates, adapter, end)] = engine.scored
+    assert prompt.startswith("<user>hi<assistant>hello<user>Check the conversation")
+    assert prompt.endswith("<assistant>")
+    assert "Requirement: Be rude\n" in prompt
+    assert (candidates, adapter, end) == (["yes", "no"], None, False)
+    assert (bool(verdict), verdict.label, verdict.score) == (False, "no", 0.25)
+    assert verdict.reason is not None
+    assert "Be rude" in verdict.reason
+
+
+def test_the_judge_answers_where_it_is_preferred_unless_an_adapter_is_named(fake_engine: Any) -> None:
+    engine = fake_engine()
+    engine.register("failure", FAILURES)
+    m = engine.session()
+    m.backend.default_to_constraint_checking_alora = False
+    m.validate("must be 'bearing'", output="x")
+    m.validate(req("must be 'bearing'", adapter="failure"), output="x")
+    assert [adapter for _, _, adapter, _ in engine.scored] == [None, "failure"]
+
+
+def test_the_judge_needs_words(fake_engine: Any) -> None:
+    with pytest.raises(CheckError, match="without a description"):
+        fake_engine().session().validate(req(), output="x")
+
+
+def test_capability_goes_before_labels_and_a_name_before_both(fake_engine: Any) -> None:
+    engine = fake_engine()
+    engine.register("failure", FAILURES)
+    engine.register("checker", Manifest(labels=("yes", "no"), invocation="@", capability="requirement-check"))
+    m = engine.session()
+    m.validate("must be 'bearing'", output="x")
+    m.validate(req("must be 'bearing'", adapter="failure"), output="x")
+    assert [adapter for _, _, adapter, _ in engine.scored] == ["checker", "failure"]
+    with pytest.raises(AdapterNotFoundError, match=r"'gone'.*checker"):
+        m.validate(req("x", adapter="gone"), output="x")
+
+
+def test_several_candidates_and_foreign_adapters_raise(fake_engine: Any) -> None:
+    engine = fake_engine()
+    engine.register("foreign", None)
+    m = engine.session()
+    with pytest.raises(CheckError, match=r"no alorakit\.json"):
+        m.validate("x", output="x")
+    with pytest.raises(CheckError, match="'foreign' cannot check"):
+        m.validate(req("x", adapter="foreign"), output="x")
+    engine.register("one", FAILURES)
+    engine.register("two", FAILURES)
+    with pytest.raises(CheckError, match=r"'one', 'two'.*adapter=name"):
+        m.validate("x", output="x")
+
+
+def test_a_check_that_cannot_be_decided_runs_nothing(fake_engine: Any) -> None:
+    engine = fake_engine()
+    engine.register("failure", FAILURES)
+    with pytest.raises(CheckError, match="--pass-label"):
+        engine.session().validate("Be short", output="x")
+    assert engine.scored == []

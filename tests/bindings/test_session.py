@@ -1,0 +1,178 @@
+"""The session on an engine without a model: what it asks, what it remembers, what it answers."""
+
+import inspect
+from typing import Any
+
+import pytest
+
+from alorakit.bindings.session import (
+    CBlock,
+    EngineBackend,
+    Message,
+    ModelOption,
+    ModelOutputThunk,
+    RejectionSamplingStrategy,
+    ValidationResult,
+    check,
+    req,
+    simple_validate,
+)
+from alorakit.engine.errors import ConfigError, RequestError
+
+
+def test_instruct_fills_variables_and_lists_requirements(fake_engine: Any) -> None:
+    engine = fake_engine(["done"])
+    m = engine.session()
+    result = m.instruct(
+        "Summarise: {{note}}",
+        user_variables={"note": "{{oil}} leak", "how": "short"},
+        requirements=["Be {{how}}.", check("secret"), req(validation_fn=simple_validate(lambda text: True))],
+        strategy=None,
+    )
+    assert str(result) == "done"
+    assert engine.prompts == ["<user>Summarise: {{oil}} leak\n\nRequirements:\n- Be short.<assistant>"]
+    assert m.last_prompt() == [{"role": "user", "content": "Summarise: {{oil}} leak\n\nRequirements:\n- Be short."}]
+
+
+def test_instruct_without_variables_leaves_braces_alone(fake_engine: Any) -> None:
+    engine = fake_engine(["x"])
+    engine.session().instruct("Fill {{this}}", prefix="P", icl_examples=["e"], grounding_context={"doc": CBlock("g")})
+    assert engine.prompts == ["<user>P\n\nFill {{this}}\n\nExamples:\n- e\n\nContext:\n- [doc] g<assistant>"]
+
+
+@pytest.mark.parametrize("template", ["{{missing}}", "{% if %}", "{{ ''.__class__.__mro__ }}"])
+def test_a_template_that_cannot_be_filled_raises(fake_engine: Any, template: str) -> None:
+    with pytest.raises(RequestError, match="cannot fill the template"):
+        fake_engine().session().instruct(template, user_variables={"note": "x"})
+
+
+def test_context_after_instruct_holds_question_and_answer_with_ids(fake_engine: Any) -> None:
+    engine = fake_engine(["one", "two"])
+    m = engine.session()
+    m.instruct("A")
+    m.instruct("B")
+    assert engine.prompts[1] == "<user>A<assistant>one<user>B<assistant>"
+    [_, answer, _, _] = m.ctx.as_list()
+    assert isinstance(answer, ModelOutputThunk)
+    assert answer.token_ids == (*map(ord, "one"), 0)
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 4
+
+
+def test_without_a_context_turns_do_not_see_each_other(fake_engine: Any) -> None:
+    engine = fake_engine(["one", "two"])
+    m = engine.session(chat=False)
+    m.instruct("A")
+    m.instruct("B")
+    assert engine.prompts == ["<user>A<assistant>", "<user>B<assistant>"]
+
+
+def test_instruct_tries_again_with_other_words_and_returns_the_success(fake_engine: Any) -> None:
+    engine = fake_engine(["bad", "good", "never"])
+    m = engine.session()
+    wanted = req("Say good", simple_validate(lambda text: text == "good", reason="not good"))
+    result = m.instruct("A", requirements=[wanted], return_sampling_results=True)
+    assert result.success
+    assert (str(result), result.result_index) == ("good", 1)
+    assert [[v.reason for _, v in attempt] for attempt in result.sample_validations] == [["not good"], ["not good"]]
+    assert [(p.temperature, p.seed, p.max_tokens) for p in engine.params] == [(0.0, None, 256), (0.7, 1, 256)]
+    assert [item.value for item in m.ctx.as_list() if isinstance(item, ModelOutputThunk)] == ["good"]
+    assert result.result_validations[0][0] == wanted
+
+
+def test_if_every_attempt_fails_the_first_is_returned(fake_engine: Any) -> None:
+    engine = fake_engine(["one", "two", "three"])
+    m = engine.session()
+    never = check("never", lambda ctx: ValidationResult(False))
+    strategy = RejectionSamplingStrategy(loop_budget=3)
+    result = m.instruct("A", requirements=[never], strategy=strategy, return_sampling_results=True)
+    assert not result.success
+    assert result.value == "one"
+    assert len(result.sample_generations) == 3
+    assert m.ctx is result.result_ctx
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({ModelOption.SEED: 7}, [(0.0, 7), (0.0, 8)]),
+        ({ModelOption.TEMPERATURE: 0.5}, [(0.5, None), (0.5, None)]),
+        ({ModelOption.TEMPERATURE: 0.5, ModelOption.SEED: 7}, [(0.5, 7), (0.5, 8)]),
+    ],
+)
+def test_later_attempts_respect_the_callers_options(
+    fake_engine: Any, options: dict[str, Any], expected: list[Any]
+) -> None:
+    engine = fake_engine(["one", "two"])
+    never = check("never", lambda ctx: ValidationResult(False))
+    engine.session().instruct("A", requirements=[never], model_options=options)
+    assert [(p.temperature, p.seed) for p in engine.params] == expected
+
+
+def test_sampling_results_need_a_strategy(fake_engine: Any) -> None:
+    with pytest.raises(ConfigError, match="needs a strategy"):
+        fake_engine().session().instruct("A", strategy=None, return_sampling_results=True)
+    with pytest.raises(ConfigError, match="loop_budget=0"):
+        RejectionSamplingStrategy(loop_budget=0)
+
+
+def test_what_is_not_implemented_does_not_exist(fake_engine: Any) -> None:
+    m = fake_engine().session()
+    for call in (m.instruct, m.chat, m.validate):
+        with pytest.raises(TypeError):
+            call("x", tool_calls=False)
+    assert list(inspect.signature(m.chat).parameters)[:2] == ["content", "role"]
+
+
+def test_chat_returns_a_message_and_goes_on(fake_engine: Any) -> None:
+    engine = fake_engine(["hello", "bye"])
+    m = engine.session()
+    answer = m.chat("hi {{name}}", user_variables={"name": "Ann"})
+    assert answer == Message("assistant", "hello", (*map(ord, "hello"), 0))
+    m.chat("go", role="tool")
+    assert engine.prompts[1] == "<user>hi Ann<assistant>hello<tool>go<assistant>"
+
+
+def test_options_of_the_call_win_over_the_backends(fake_engine: Any) -> None:
+    engine = fake_engine(["x"])
+    m = engine.session(**{ModelOption.MAX_NEW_TOKENS: 5, ModelOption.TOP_P: 0.5, ModelOption.SYSTEM_PROMPT: "Be kind"})
+    m.chat("hi", model_options={ModelOption.MAX_NEW_TOKENS: 9, ModelOption.STOP_SEQUENCES: ["\n"], "top_p": None})
+    [params] = engine.params
+    assert (params.max_tokens, params.top_p, params.stop) == (9, 0.5, ("\n",))
+    assert engine.prompts == ["<system>Be kind<user>hi<assistant>"]
+    assert len(m.ctx.as_list()) == 2  # the system prompt is an option, not a part of the chat
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temprature": 1.0}, "'temprature'; known ones are .*temperature"),
+        ({ModelOption.STOP_SEQUENCES: "\n"}, "list of strings"),
+        ({ModelOption.SYSTEM_PROMPT: 3}, "must be a string"),
+    ],
+)
+def test_bad_options_raise(fake_engine: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        fake_engine().session().chat("hi", model_options=options)
+    with pytest.raises(ConfigError, match=message):
+        EngineBackend(engine=fake_engine(), model_options=options)
+
+
+def test_two_system_prompts_raise(fake_engine: Any) -> None:
+    m = fake_engine(["x"]).session()
+    m.ctx = m.ctx.add(Message("system", "Be rude"))
+    with pytest.raises(RequestError, match="already begins with the system message 'Be rude'"):
+        m.chat("hi", model_options={ModelOption.SYSTEM_PROMPT: "Be kind"})
+    m.chat("hi", model_options={ModelOption.SYSTEM_PROMPT: "Be rude"})
+
+
+def test_reset_and_clone(fake_engine: Any) -> None:
+    m = fake_engine(["one", "two"]).session()
+    assert m.last_prompt() is None
+    m.chat("A")
+    other = m.clone()
+    other.chat("B")
+    assert (len(m.ctx.as_list()), len(other.ctx.as_list())) == (2, 4)
+    m.reset()
+    assert m.ctx.as_list() == []
+    assert m.last_prompt() is None

@@ -1,0 +1,139 @@
+"""Training settings: one frozen dataclass, the source of truth for keywords and command-line defaults."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from alorakit.engine.config import DEVICES, DTYPES
+from alorakit.engine.errors import ConfigError
+
+ADAPTERS = ("alora", "lora")
+SCHEDULERS = ("constant", "linear", "cosine")
+ALL_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ALL_LINEAR = "all-linear"
+DEFAULT_RANKS = {"alora": 32, "lora": 6}
+MAX_RANK = 256
+
+
+@dataclass(frozen=True)
+class ProgressEvent:
+    """How far a run has come.
+
+    Attributes:
+        stage: ``"load"``, ``"prefix"``, ``"train"``, ``"evaluate"`` or ``"save"``.
+        done: Units done of ``total``; prefixes, optimizer steps or rows, by stage.
+        total: Units in all.
+        message: One line for people.
+    """
+
+    stage: str
+    done: int
+    total: int
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a training run.
+
+    Attributes:
+        adapter: ``"alora"`` (adapts tokens from the invocation on) or ``"lora"`` (adapts every token).
+        rank: Rank of each low-rank pair, 1 to 256; None: 32 for an aLoRA, 6 for a LoRA.
+        alpha: The delta is scaled by alpha / rank.
+        dropout: Probability of dropping an input of the low-rank path, while training only.
+        epochs: Passes over the training rows.
+        batch_size: Rows in one forward pass.
+        grad_accum: Forward passes per optimizer step.
+        learning_rate: AdamW's, at the start of the schedule.
+        scheduler: How the learning rate goes: ``"constant"``, ``"linear"`` or ``"cosine"`` (both to zero).
+        weight_decay: AdamW's.
+        max_grad_norm: Gradients are scaled down to this norm.
+        val_fraction: Share of the rows held out for validation; 0: none, and the last epoch is saved.
+        seed: Decides split, order, initial weights and dropout.
+        device: ``"auto"``: CUDA, then MPS, then CPU, whichever is there.
+        dtype: Compute type of the base model; the adapter is float32 always.
+        target_modules: Linear layers to adapt, any of the seven, or ``"all-linear"``.
+        pass_labels: Labels that pass a check; recorded in the adapter folder.
+        fail_labels: Labels that fail a check; recorded in the adapter folder.
+        capability: What the adapter is for (``"requirement-check"``); recorded in the adapter folder.
+        prefix_memory: Bytes that kept prefixes may take, the rest being computed anew for each batch; None: half
+            of the memory that is free once the model is loaded.
+
+    Raises:
+        ConfigError: A value is out of range.
+    """
+
+    adapter: Literal["alora", "lora"] = "alora"
+    rank: int | None = None
+    alpha: float = 32
+    dropout: float = 0.05
+    epochs: int = 6
+    batch_size: int = 2
+    grad_accum: int = 4
+    learning_rate: float = 6e-6
+    scheduler: Literal["constant", "linear", "cosine"] = "linear"
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    val_fraction: float = 0.2
+    seed: int = 42
+    device: str = "auto"
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    target_modules: tuple[str, ...] | Literal["all-linear"] = ("q_proj", "k_proj", "v_proj")
+    pass_labels: tuple[str, ...] | None = None
+    fail_labels: tuple[str, ...] | None = None
+    capability: str | None = None
+    prefix_memory: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        _one_of("adapter", self.adapter, ADAPTERS)
+        _one_of("scheduler", self.scheduler, SCHEDULERS)
+        _one_of("dtype", self.dtype, DTYPES)
+        _one_of("device", str(self.device).split(":")[0], DEVICES)
+        if self.rank is not None:
+            _integer("rank", self.rank, 1, MAX_RANK)
+        for name in ("epochs", "batch_size", "grad_accum"):
+            _integer(name, getattr(self, name), 1)
+        _integer("seed", self.seed, 0)
+        if self.prefix_memory is not None:
+            _integer("prefix_memory", self.prefix_memory, 0)
+        for name in ("alpha", "learning_rate", "max_grad_norm"):
+            _number(name, getattr(self, name), above=0.0)
+        _number("weight_decay", self.weight_decay)
+        _number("dropout", self.dropout, below=1.0)
+        _number("val_fraction", self.val_fraction, below=1.0)
+        if not self.targets:
+            raise ConfigError(f"target_modules=() must name at least one of {', '.join(ALL_TARGETS)}")
+        for target in self.targets:
+            _one_of("target_modules", target, (*ALL_TARGETS, ALL_LINEAR))
+        if both := sorted(set(self.pass_labels or ()) & set(self.fail_labels or ())):
+            raise ConfigError(f"labels {both} are in pass_labels and in fail_labels; a label can be in one of them")
+
+    @property
+    def effective_rank(self) -> int:
+        """The rank, its default resolved."""
+        return self.rank if self.rank is not None else DEFAULT_RANKS[self.adapter]
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The linear layers to adapt, each once, ``"all-linear"`` spelled out."""
+        given = (self.target_modules,) if isinstance(self.target_modules, str) else tuple(self.target_modules)
+        return ALL_TARGETS if ALL_LINEAR in given else tuple(dict.fromkeys(given))
+
+
+def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name}={value!r} is not one of {', '.join(allowed)}")
+
+
+def _integer(name: str, value: object, low: int, high: int | None = None) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < low or (high is not None and value > high):
+        limit = f"of at least {low}" if high is None else f"from {low} to {high}"
+        raise ConfigError(f"{name}={value!r} must be an integer {limit}")
+
+
+def _number(name: str, value: object, above: float | None = None, below: float | None = None) -> None:
+    ok = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not ok or not (value > above if above is not None else value >= 0) or (below is not None and value >= below):  # type: ignore[operator]
+        low = f"above {above:g}" if above is not None else "at least 0"
+        raise ConfigError(f"{name}={value!r} must be a number {low}{f' and below {below:g}' if below else ''}")

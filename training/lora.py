@@ -1,0 +1,116 @@
+"""The low-rank weights under training, added to the decoder's fused projections."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from alorakit.engine.model_config import ModelConfig
+
+_BLOCKS = {"qkv": "self_attn", "o": "self_attn", "gate_up": "mlp", "down": "mlp"}
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Low-rank weights of one fused projection.
+
+    Attributes:
+        a: [num_targets * rank, in_features]; the targets' A one below the other.
+        b: For each part of the projection, in order, its B [out_features, rank], or None if it is not a target.
+        names: Names of the parts, in the same order.
+        widths: Their out_features.
+    """
+
+    a: Tensor
+    b: tuple[Tensor | None, ...]
+    names: tuple[str, ...]
+    widths: tuple[int, ...]
+
+
+class LoraWeights:
+    """Trainable A and B of every layer and target: the decoder's ``LoraApplier`` while training.
+
+    Every row that enters is adapted, for a suffix starts at the activation point. The low-rank path is float32
+    whatever the base's dtype; the sum is rounded once.
+
+    Attributes:
+        rank: Rank of each pair.
+        scale: Factor of the delta, alpha / rank.
+        dropout: Probability of dropping an input.
+        training: Whether dropout is on.
+    """
+
+    def __init__(
+        self, config: ModelConfig, targets: Sequence[str], rank: int, alpha: float, dropout: float, device: torch.device
+    ) -> None:
+        """Initialize as PEFT does: A by ``kaiming_uniform_(a=sqrt(5))`` from torch's generator, B zero."""
+        self.rank, self.scale, self.dropout, self.training = rank, alpha / rank, dropout, False
+        self._pairs: dict[tuple[int, str], _Pair] = {}
+        for layer in range(config.num_layers):
+            for projection, (in_features, parts) in _fused(config).items():
+                chosen = [name for name in parts if name in targets]
+                if not chosen:
+                    continue
+                # The bound depends on in_features alone, so one draw serves all targets.
+                a = torch.empty(len(chosen) * rank, in_features)
+                torch.nn.init.kaiming_uniform_(a, a=math.sqrt(5))
+                b = tuple(
+                    torch.zeros(out, rank, device=device, requires_grad=True) if name in chosen else None
+                    for name, out in parts.items()
+                )
+                leaf = a.to(device).requires_grad_()
+                self._pairs[layer, projection] = _Pair(leaf, b, tuple(parts), tuple(parts.values()))
+
+    def __call__(self, layer: int, projection: str, x: Tensor, out: Tensor) -> Tensor:
+        """``out + scale * B A dropout(x)``; x [rows, in_features], out [rows, out_features], dtype of ``out``."""
+        pair = self._pairs.get((layer, projection))
+        if pair is None:
+            return out
+        low = iter(F.linear(F.dropout(x.float(), self.dropout, self.training), pair.a).split(self.rank, dim=1))
+        parts = [
+            part if b is None else (part + F.linear(next(low), b) * self.scale).to(out.dtype)
+            for part, b in zip(out.split(pair.widths, dim=1), pair.b, strict=True)
+        ]
+        return torch.cat(parts, dim=1)
+
+    def parameters(self) -> list[Tensor]:
+        """Every trainable tensor, float32."""
+        return [t for pair in self._pairs.values() for t in (pair.a, *pair.b) if t is not None]
+
+    def named_tensors(self) -> dict[str, Tensor]:
+        """PEFT's name of each A [rank, in_features] and B [out_features, rank]: views of the trainable tensors."""
+        return self._named({id(t): t for t in self.parameters()})
+
+    def named_gradients(self) -> dict[str, Tensor]:
+        """Gradient of each tensor of :meth:`named_tensors`, after a backward pass."""
+        return self._named({id(t): t.grad for t in self.parameters() if t.grad is not None})
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """A copy of :meth:`named_tensors` on the CPU, contiguous, ready to be written to a file."""
+        return {name: t.detach().to("cpu", copy=True).contiguous() for name, t in self.named_tensors().items()}
+
+    def _named(self, values: dict[int, Tensor]) -> dict[str, Tensor]:
+        """What ``values`` holds for each trainable tensor (by id), cut into targets under PEFT's names."""
+        named = {}
+        for (layer, projection), pair in self._pairs.items():
+            low = iter(values[id(pair.a)].split(self.rank))
+            for name, b in zip(pair.names, pair.b, strict=True):
+                if b is not None:
+                    module = f"base_model.model.model.layers.{layer}.{_BLOCKS[projection]}.{name}"
+                    named[f"{module}.lora_A.weight"] = next(low)
+                    named[f"{module}.lora_B.weight"] = values[id(b)]
+        return named
+
+
+def _fused(cfg: ModelConfig) -> dict[str, tuple[int, dict[str, int]]]:
+    """In-features of each fused projection, and the out-features of its parts in order."""
+    hidden, inter = cfg.hidden_size, cfg.intermediate_size
+    return {
+        "qkv": (hidden, {"q_proj": cfg.q_size, "k_proj": cfg.kv_size, "v_proj": cfg.kv_size}),
+        "o": (cfg.q_size, {"o_proj": hidden}),
+        "gate_up": (hidden, {"gate_proj": inter, "up_proj": inter}),
+        "down": (inter, {"down_proj": hidden}),
+    }

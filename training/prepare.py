@@ -1,0 +1,82 @@
+"""What a run needs before its first step: checked rows, their split, and the model."""
+
+import random
+from collections.abc import Sequence
+
+import torch
+
+from alorakit.engine.devices import free_memory, pick_device, pick_dtype
+from alorakit.engine.errors import ConfigError, DataError, TrainingError
+from alorakit.engine.model_config import ModelConfig
+from alorakit.engine.pretrained import ResolvedModel
+from alorakit.engine.tokenizer import Tokenizer
+from alorakit.engine.weights import load_decoder
+from alorakit.training.config import TrainConfig
+from alorakit.training.data import Example
+from alorakit.training.lora import LoraWeights
+from alorakit.training.loss import SuffixModel
+from alorakit.training.prefix_cache import PrefixCache
+
+
+def check_examples(examples: Sequence[Example], config: TrainConfig) -> None:
+    """Rows must be enough, of one kind, and have the labels that the settings name.
+
+    Raises:
+        DataError: Fewer than two rows, or rows of several layouts or invocations.
+        ConfigError: ``pass_labels`` or ``fail_labels`` name a label that no row has.
+    """
+    if len(examples) < 2:
+        raise DataError(f"{len(examples)} rows; training needs at least 2, better some hundreds")
+    kinds = {(e.layout, e.requirement, e.invocation_ids) for e in examples}
+    if len(kinds) > 1:
+        raise DataError("rows differ in layout, invocation or in having a requirement; load them with one call")
+    labels = {e.label for e in examples}
+    for name in ("pass_labels", "fail_labels"):
+        if unknown := sorted(set(getattr(config, name) or ()) - labels):
+            raise ConfigError(f"{name} has {unknown}, which no row has; the rows' labels are {sorted(labels)}")
+
+
+def split(num_rows: int, val_fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Indices of (training, validation) rows, shuffled by ``seed``; at least one of each unless the fraction is 0."""
+    order = list(range(num_rows))
+    random.Random(seed).shuffle(order)
+    num_val = 0 if val_fraction == 0 else min(max(round(num_rows * val_fraction), 1), num_rows - 1)
+    return order[num_val:], order[:num_val]
+
+
+def build_model(base: ResolvedModel, examples: Sequence[Example], config: TrainConfig) -> SuffixModel:
+    """Load the base model, unpacked, and put a fresh adapter beside it (weights from torch's generator).
+
+    Raises:
+        TrainingError: No EOS token, a row longer than the model's context, or rows of another tokenizer.
+        AlorakitError: The model cannot be loaded, or the device is not there.
+    """
+    device = pick_device(config.device)
+    dtype = pick_dtype(config.dtype, device)
+    shape = ModelConfig.from_folder(base.path)
+    eos_id = Tokenizer.from_pretrained(base.path).eos_token_id
+    if eos_id is None:
+        raise TrainingError(f"{base.name}: its tokenizer has no eos_token to close labels with; use an instruct model")
+    longest = max(e.num_tokens for e in examples)
+    if longest > shape.max_position_embeddings:
+        raise TrainingError(
+            f"the longest row has {longest} tokens, the model's context has {shape.max_position_embeddings}; "
+            f"load the rows with max_length={shape.max_position_embeddings} or less"
+        )
+    highest = max(max(e.prefix_ids + e.invocation_ids + e.label_ids) for e in examples)
+    if highest >= shape.vocab_size:
+        raise TrainingError(
+            f"token id {highest} is beyond the model's vocabulary of {shape.vocab_size}; "
+            f"load the rows with the tokenizer of {base.name}"
+        )
+    # Validation lays the longest label after the longest row.
+    positions = longest + max(len(e.label_ids) for e in examples)
+    decoder = load_decoder(base.path, shape, dtype, device, positions)
+    lora = LoraWeights(shape, config.targets, config.effective_rank, config.alpha, config.dropout, device)
+    budget = config.prefix_memory if config.prefix_memory is not None else free_memory(device) // 2
+    return SuffixModel(decoder, lora, PrefixCache(decoder, budget), config.adapter == "alora", eos_id)
+
+
+def fork_devices(device: torch.device) -> list[torch.device]:
+    """What ``torch.random.fork_rng`` must save beside the CPU's generator."""
+    return [device] if device.type == "cuda" else []
