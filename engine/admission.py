@@ -1,6 +1,7 @@
 """From a caller's prompt to a sequence: tokenized, activation found, validated; refused here or never."""
 
 from collections.abc import Sequence as Seq
+from typing import Any
 
 from alorakit.engine.adapters import Adapter
 from alorakit.engine.branches import Branches
@@ -11,6 +12,8 @@ from alorakit.engine.request import SamplingParams
 from alorakit.engine.sequence import Sequence
 from alorakit.engine.tokenizer import Tokenizer
 
+Prompt = str | Seq[int]
+
 
 class Admission:
     """Checks requests against the engine's limits.
@@ -19,7 +22,9 @@ class Admission:
         max_len: Longest sequence in tokens.
     """
 
-    def __init__(self, config: EngineConfig, tokenizer: Tokenizer, vocab_size: int, max_len: int, capacity: int) -> None:
+    def __init__(
+        self, config: EngineConfig, tokenizer: Tokenizer, vocab_size: int, max_len: int, capacity: int
+    ) -> None:
         """``max_len``: the context window; ``capacity``: tokens that the KV cache holds."""
         self._config, self._tokenizer, self._vocab_size = config, tokenizer, vocab_size
         self._window, self._capacity = max_len, capacity
@@ -27,7 +32,7 @@ class Admission:
 
     def sequence(
         self,
-        prompt: str | Seq[int],
+        prompt: Prompt,
         sampling: SamplingParams,
         adapter: Adapter | None,
         branches: Branches | None = None,
@@ -58,7 +63,7 @@ class Admission:
             sample_index=sample_index,
         )
 
-    def tokenize(self, prompt: str | Seq[int]) -> list[int]:
+    def tokenize(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt; a text gets the tokenizer's special tokens.
 
         Raises:
@@ -106,3 +111,26 @@ class Admission:
                 f"the prompt needs {rows} tokens of KV cache, but the cache holds {self._capacity}; "
                 "raise cache_blocks or memory_fraction"
             )
+
+
+def as_prompts(prompts: Prompt | Seq[Prompt]) -> list[Prompt]:
+    """A caller's prompts as a list: one text, one list of ids, or a list of either."""
+    if isinstance(prompts, str):
+        return [prompts]
+    items = list(prompts)
+    if items and all(isinstance(item, int) for item in items):
+        return [items]  # type: ignore[list-item]
+    return items  # type: ignore[return-value]
+
+
+def per_prompt(name: str, value: Any, count: int) -> list[Any]:
+    """One value for each of ``count`` prompts; a list must already have that many.
+
+    Raises:
+        RequestError: A list of another length.
+    """
+    if isinstance(value, list | tuple):
+        if len(value) != count:
+            raise RequestError(f"{name} has {len(value)} entries for {count} prompts; give one, or one per prompt")
+        return list(value)
+    return [value] * count

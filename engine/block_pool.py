@@ -44,8 +44,8 @@ class BlockPool:
 def slot_runs(blocks: list[int], block_size: int, start: int, end: int) -> tuple[tuple[int, int], ...]:
     """Slots of positions ``[start, end)`` of a sequence, as (first, one past last) runs of consecutive slots.
 
-        position  0 … 63 | 64 … 127 | 128 …        blocks [7, 8, 3], block_size 64
-        slot    448 … 511 | 512 … 575 | 192 …      positions [0, 130) -> (448, 576), (192, 194)
+    position  0 … 63 | 64 … 127 | 128 …        blocks [7, 8, 3], block_size 64
+    slot    448 … 511 | 512 … 575 | 192 …      positions [0, 130) -> (448, 576), (192, 194)
     """
     runs: list[tuple[int, int]] = []
     pos = start

@@ -1,4 +1,4 @@
-"""The prefix cache: a tree of KV blocks, one owner of every block, matching exact to the token.
+r"""The prefix cache: a tree of KV blocks, one owner of every block, matching exact to the token.
 
 A node is one block: its tokens (fewer than a block at a tail) and its ``extra``. ``extra`` is None while every
 row of the block lies before the activation point: such rows carry exactly the base model's keys, whoever computed

@@ -1,6 +1,7 @@
 """Which device, dtype and how much memory: decided here, once."""
 
 import os
+from pathlib import Path
 
 import torch
 
@@ -54,7 +55,7 @@ def free_memory(device: torch.device) -> int:
 
 def _available_ram() -> int:
     try:
-        with open("/proc/meminfo", encoding="ascii") as handle:
+        with Path("/proc/meminfo").open(encoding="ascii") as handle:
             lines = dict(line.split(":", 1) for line in handle)
         return int(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):

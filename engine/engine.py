@@ -2,72 +2,37 @@
 
 import logging
 import time
-import warnings
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
 
 import torch
 
 from alorakit.engine import batch as batches
-from alorakit.engine.adapters import Adapter, AdapterInfo, load_adapter
-from alorakit.engine.admission import Admission
+from alorakit.engine.adapters import AdapterInfo
+from alorakit.engine.admission import Admission, Prompt, as_prompts, per_prompt
 from alorakit.engine.attention import KVCache
 from alorakit.engine.block_tree import BlockTree
 from alorakit.engine.config import EngineConfig
 from alorakit.engine.devices import free_memory, pick_device, pick_dtype
-from alorakit.engine.errors import AdapterError, AdapterNotFoundError, ConfigError, RequestError
+from alorakit.engine.errors import ConfigError, RequestError
 from alorakit.engine.model import Decoder
 from alorakit.engine.model_config import ModelConfig
 from alorakit.engine.pretrained import resolve_model
+from alorakit.engine.registry import AdapterRegistry
 from alorakit.engine.request import RequestOutput, SamplingParams, ScoreResult, StreamChunk
 from alorakit.engine.runner import Runner
 from alorakit.engine.sampler import Sampler
 from alorakit.engine.scheduler import Scheduler
 from alorakit.engine.scoring import combine, plan_candidates
 from alorakit.engine.sequence import Sequence, Status
+from alorakit.engine.stats import EngineStats
 from alorakit.engine.tokenizer import Tokenizer
 from alorakit.engine.weights import load_decoder
 from alorakit.kernels import ops
 
 log = logging.getLogger("alorakit")
-
-Prompt = str | Seq[int]
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class EngineStats:
-    """Counters since the engine was made, and what its cache holds now.
-
-    Attributes:
-        tokens_computed: Rows that entered the model.
-        tokens_cached: Prompt tokens whose KV was found in the cache.
-        requests: Requests answered (a score counts as one).
-        preemptions: Sequences that were put back because the cache was full.
-        running: Sequences that run now.
-        waiting: Sequences that wait now.
-        blocks_total: KV blocks.
-        blocks_free: Blocks that hold nothing.
-        blocks_cached: Blocks that the prefix cache holds.
-        adapters: Registered adapters.
-        splice_fallbacks: Chat messages that could not be spliced in by their own ids.
-    """
-
-    tokens_computed: int
-    tokens_cached: int
-    requests: int
-    preemptions: int
-    running: int
-    waiting: int
-    blocks_total: int
-    blocks_free: int
-    blocks_cached: int
-    adapters: int
-    splice_fallbacks: int
 
 
 class Engine:
@@ -98,7 +63,7 @@ class Engine:
         self._sampler = Sampler(self._eos)
         capacity = blocks * config.block_size
         self._admission = Admission(config, tokenizer, model.config.vocab_size, self._max_model_len, capacity)
-        self._adapters: dict[str, Adapter] = {}
+        self._registry = AdapterRegistry(model, {name, path.name})
         self._tokens_cached = self._requests = 0
 
     @classmethod
@@ -149,11 +114,9 @@ class Engine:
     @property
     def adapters(self) -> dict[str, AdapterInfo]:
         """Registered adapters by name."""
-        return {name: adapter.info for name, adapter in self._adapters.items()}
+        return self._registry.infos
 
-    def add_adapter(
-        self, name: str, path: str | Path, replace: bool = False, layout: str | None = None
-    ) -> AdapterInfo:
+    def add_adapter(self, name: str, path: str | Path, replace: bool = False, layout: str | None = None) -> AdapterInfo:
         """Register an adapter folder under a name.
 
         Args:
@@ -165,15 +128,7 @@ class Engine:
         Raises:
             AdapterError: The name is taken, or the folder cannot be loaded; nothing is registered then.
         """
-        if not isinstance(name, str) or not name:
-            raise AdapterError(f"adapter name {name!r} must be a non-empty string")
-        if name in self._adapters and not replace:
-            raise AdapterError(f"adapter {name!r} is already registered; pass replace=True or another name")
-        model = self._runner.model
-        adapter = load_adapter(name, path, self.model_config, model.dtype, model.device, layout)
-        self._warn_other_base(adapter.info)
-        self._adapters[name] = adapter
-        return adapter.info
+        return self._registry.add(name, path, replace, layout)
 
     def remove_adapter(self, name: str) -> None:
         """Forget an adapter; requests already admitted keep their weights and activation.
@@ -181,8 +136,7 @@ class Engine:
         Raises:
             AdapterNotFoundError: No adapter of that name.
         """
-        self._adapter(name)
-        del self._adapters[name]
+        self._registry.remove(name)
 
     # --- requests -----------------------------------------------------------------------------------------------
 
@@ -190,7 +144,7 @@ class Engine:
         self,
         prompts: Prompt | Seq[Prompt],
         sampling: SamplingParams | Seq[SamplingParams] | None = None,
-        adapter: str | None | Seq[str | None] = None,
+        adapter: str | Seq[str | None] | None = None,
     ) -> list[RequestOutput]:
         """Answer prompts, all in one batch.
 
@@ -205,16 +159,16 @@ class Engine:
         Raises:
             RequestError: A prompt, parameter or adapter is not usable; then no prompt of the call is run.
         """
-        items = _as_list(prompts)
-        params = _per_prompt("sampling", sampling if sampling is not None else SamplingParams(), len(items))
-        names = _per_prompt("adapter", adapter, len(items))
+        items = as_prompts(prompts)
+        params = per_prompt("sampling", sampling if sampling is not None else SamplingParams(), len(items))
+        names: list[str | None] = per_prompt("adapter", adapter, len(items))
         sequences = [
-            self._admission.sequence(item, param, self._adapter(name), None, index, sample)
+            self._admission.sequence(item, param, self._registry.get(name), None, index, sample)
             for index, (item, param, name) in enumerate(zip(items, params, names, strict=True))
             for sample in range(param.n)
         ]
         self._run(sequences)
-        return [_output(sequence) for sequence in sequences]
+        return [sequence.to_output() for sequence in sequences]
 
     def stream(
         self, prompt: Prompt, sampling: SamplingParams | None = None, adapter: str | None = None
@@ -230,7 +184,7 @@ class Engine:
         params = sampling or SamplingParams()
         if params.n != 1:
             raise RequestError(f"n={params.n} cannot be streamed; use n=1, or generate")
-        sequence = self._admission.sequence(prompt, params, self._adapter(adapter))
+        sequence = self._admission.sequence(prompt, params, self._registry.get(adapter))
         return self._stream(sequence)
 
     def score(self, prompt: Prompt, candidates: Seq[str], adapter: str | None = None, end: bool = True) -> ScoreResult:
@@ -251,7 +205,7 @@ class Engine:
         started = time.perf_counter()
         budget = min(self.config.max_num_batched_tokens, self._admission.max_len)
         groups = plan_candidates(self.tokenizer, candidates, end, budget)
-        weights = self._adapter(adapter)
+        weights = self._registry.get(adapter)
         sequences = [self._admission.sequence(prompt, SamplingParams(), weights, g.branches) for g in groups]
         # One after the other: the second group finds the first one's prefix in the cache.
         for sequence in sequences:
@@ -270,7 +224,7 @@ class Engine:
             blocks_total=self._tree.pool.num_blocks,
             blocks_free=self._tree.pool.num_free,
             blocks_cached=self._tree.num_cached,
-            adapters=len(self._adapters),
+            adapters=len(self._registry.infos),
             splice_fallbacks=self.tokenizer.splice_fallbacks,
         )
 
@@ -282,7 +236,7 @@ class Engine:
         """End every request (``finish_reason="abort"``) and forget the adapters."""
         for sequence in [*self._scheduler.running, *self._scheduler.waiting]:
             self._scheduler.end(sequence, "abort")
-        self._adapters.clear()
+        self._registry.clear()
 
     # --- the loop -----------------------------------------------------------------------------------------------
 
@@ -333,13 +287,15 @@ class Engine:
         self._scheduler.add(sequence)
         sent = 0
         try:
-            while sequence.status is not Status.FINISHED:
-                self.step()
+            done = False
+            while not done:
+                if sequence.status is not Status.FINISHED:  # another call's steps may have ended it meanwhile
+                    self.step()
                 done = sequence.status is Status.FINISHED
                 text, ids = sequence.output.stream(final=done), sequence.output.token_ids[sent:]
-                sent = len(sequence.output.token_ids)
+                sent += len(ids)
                 if done:
-                    yield StreamChunk(text, ids, sequence.finish_reason, _output(sequence))
+                    yield StreamChunk(text, ids, sequence.finish_reason, sequence.to_output())
                 elif text or ids:
                     yield StreamChunk(text, ids)
         finally:
@@ -349,24 +305,6 @@ class Engine:
         for sequence in sequences:
             if sequence.status is not Status.FINISHED:
                 self._scheduler.end(sequence, "abort")
-
-    def _adapter(self, name: str | None) -> Adapter | None:
-        if name is None:
-            return None
-        if name not in self._adapters:
-            known = ", ".join(sorted(self._adapters)) or "none"
-            raise AdapterNotFoundError(f"no adapter named {name!r}; registered: {known}; add it with add_adapter")
-        return self._adapters[name]
-
-    def _warn_other_base(self, info: AdapterInfo) -> None:
-        base = info.base_model.rstrip("/").split("/")[-1].lower()
-        mine = {self.model_name.rstrip("/").split("/")[-1].lower(), self.model_path.name.lower()}
-        if base and base not in mine:
-            warnings.warn(
-                f"adapter {info.name!r} was made for base model {info.base_model!r}, this engine serves "
-                f"{self.model_name!r}; its answers may be wrong",
-                stacklevel=3,
-            )
 
     def _derive_blocks(self, model: Decoder) -> int:
         cfg, size = self.config, self.config.block_size
@@ -379,38 +317,3 @@ class Engine:
                 "free memory, or set cache_blocks"
             )
         return min(affordable, useful)
-
-
-def _output(sequence: Sequence) -> RequestOutput:
-    out = sequence.output
-    wants = sequence.sampling.logprobs is not None
-    assert sequence.finish_reason is not None
-    return RequestOutput(
-        text=out.text,
-        token_ids=out.token_ids,
-        finish_reason=sequence.finish_reason,
-        logprobs=sequence.token_logprobs[: len(out.token_ids)] if wants else None,
-        adapter=sequence.adapter_name,
-        activation=sequence.activation,
-        usage=sequence.usage,
-        timing=sequence.timing,
-        prompt_index=sequence.prompt_index,
-        sample_index=sequence.sample_index,
-    )
-
-
-def _as_list(prompts: Prompt | Seq[Prompt]) -> list[Prompt]:
-    if isinstance(prompts, str):
-        return [prompts]
-    items = list(prompts)
-    if items and all(isinstance(item, int) for item in items):
-        return [items]  # type: ignore[list-item]
-    return items  # type: ignore[return-value]
-
-
-def _per_prompt(name: str, value: T | Seq[T], count: int) -> list[T]:
-    if isinstance(value, list | tuple):
-        if len(value) != count:
-            raise RequestError(f"{name} has {len(value)} entries for {count} prompts; give one, or one per prompt")
-        return list(value)
-    return [value] * count  # type: ignore[list-item]

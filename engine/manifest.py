@@ -69,7 +69,8 @@ def _checked(path: Path, key: str, value: Any) -> Any:
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return tuple(value)
         raise AdapterError(f"{path}: {key} must be a list of strings, found {value!r}")
-    wanted = {"requirements": bool, "metrics": dict, "capability": (str, type(None))}.get(key, str)
-    if not isinstance(value, wanted):
+    wanted: dict[str, type | tuple[type, ...]]
+    wanted = {"requirements": bool, "metrics": dict, "capability": (str, type(None))}
+    if not isinstance(value, wanted.get(key, str)):
         raise AdapterError(f"{path}: {key} has the wrong type, found {value!r}")
     return value

@@ -113,7 +113,9 @@ class ModelConfig:
                 name_or_path=str(raw.get("_name_or_path") or ""),
             )
         except KeyError as exc:
-            raise UnsupportedModelError(f"config.json of {arch} lacks {exc}; it is not a complete model folder") from exc
+            raise UnsupportedModelError(
+                f"config.json of {arch} lacks {exc}; it is not a complete model folder"
+            ) from exc
 
 
 def _read_json(path: Path, optional: bool = False) -> dict[str, Any]:

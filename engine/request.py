@@ -56,6 +56,10 @@ class SamplingParams:
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
         if len(stop) > MAX_STOPS or any(not isinstance(s, str) or not s for s in stop):
             raise RequestError(f"stop={stop!r} must be at most {MAX_STOPS} non-empty strings")
+        for name in ("max_tokens", "min_tokens", "top_k", "n", "logprobs", "seed"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+                raise RequestError(f"{name}={value!r} must be an integer")
         _within("max_tokens", self.max_tokens, 1, None)
         _within("min_tokens", self.min_tokens, 0, self.max_tokens)
         _within("temperature", self.temperature, 0.0, None)

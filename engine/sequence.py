@@ -10,7 +10,7 @@ from alorakit.engine.adapters import Adapter
 from alorakit.engine.block_tree import Extra, Node
 from alorakit.engine.branches import Branches
 from alorakit.engine.output import OutputText
-from alorakit.engine.request import SamplingParams, Timing, Usage
+from alorakit.engine.request import RequestOutput, SamplingParams, Timing, Usage
 
 
 class Status(Enum):
@@ -91,3 +91,20 @@ class Sequence:
         admitted = self.admitted if self.admitted is not None else end
         first = self.first_token if self.first_token is not None else end
         return Timing(admitted - self.arrived, first - self.arrived, end - self.arrived)
+
+    def to_output(self) -> RequestOutput:
+        """The answer of a finished sequence."""
+        assert self.finish_reason is not None
+        ids = self.output.token_ids
+        return RequestOutput(
+            text=self.output.text,
+            token_ids=ids,
+            finish_reason=self.finish_reason,
+            logprobs=None if self.sampling.logprobs is None else self.token_logprobs[: len(ids)],
+            adapter=self.adapter_name,
+            activation=self.activation,
+            usage=self.usage,
+            timing=self.timing,
+            prompt_index=self.prompt_index,
+            sample_index=self.sample_index,
+        )

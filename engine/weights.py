@@ -55,7 +55,9 @@ def load_decoder(
         for name, tensor in _tensors(shard):
             target = targets.get(name)
             if target is None:
-                if not name.endswith(IGNORED_SUFFIXES) and not (name == "lm_head.weight" and config.tie_word_embeddings):
+                if not name.endswith(IGNORED_SUFFIXES) and not (
+                    name == "lm_head.weight" and config.tie_word_embeddings
+                ):
                     problems.append(f"unexpected {name}")
                 continue
             seen.add(name)

@@ -86,7 +86,9 @@ def kv_write(cache: Tensor, values: Tensor, writes: Sequence[tuple[int, int, int
     torch_ops.kv_write(cache, values, writes)
 
 
-def paged_attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, spans: Sequence[AttentionSpan], scale: float) -> Tensor:
+def paged_attention(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, spans: Sequence[AttentionSpan], scale: float
+) -> Tensor:
     """Softmax attention of each span's rows over its sequence's slots of the paged cache.
 
     Args:

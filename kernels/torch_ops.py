@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """See :func:`alorakit.kernels.ops.rms_norm`."""
     return F.rms_norm(x, (x.shape[-1],), weight, eps)

@@ -7,19 +7,20 @@ import typer
 
 from alorakit.bindings.cli.check import check
 from alorakit.bindings.cli.errors import Debug, reported
-from alorakit.bindings.cli.train import DEFAULTS, train
+from alorakit.bindings.cli.train import train
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the demo's data and adapters.")] = Path("alorakit-demo"),
-    seed: Annotated[int, typer.Option(help="Decides the rows and the training.")] = DEFAULTS.seed,
+    out: Annotated[Path, typer.Option(help="Folder for the demo's data and adapters.")] = Path("checkpoints"),
+    seed: Annotated[int, typer.Option(help="Decides the rows and the training.")] = 0,
+    retrain: Annotated[bool, typer.Option("--retrain", help="Train even if the adapter is there already.")] = False,
     debug: Debug = False,
 ) -> None:
     """Train on generated failure notes, then check with the adapter: the whole tour in minutes."""
     with reported(debug):
         from alorakit.bindings.cli.demo import run_demo
 
-        run_demo(out, seed)
+        run_demo(out, seed, retrain=retrain)
 
 
 def alora_app() -> typer.Typer:

@@ -50,8 +50,8 @@ class ProgressDisplay:
 
     def _print(self, event: ProgressEvent) -> None:
         tenth = 10 * event.done // event.total if event.total else 10
-        # A stage that starts over (an evaluation every epoch) counts as new.
-        if self._tenths.get(event.stage) == tenth:
+        # The end is always shown: a stage may come again in one event, as an evaluation after every epoch.
+        if self._tenths.get(event.stage) == tenth and event.done < event.total:
             return
         self._tenths[event.stage] = tenth
         print(f"{event.stage} {event.done}/{event.total} {event.message}".rstrip(), file=self._stream, flush=True)

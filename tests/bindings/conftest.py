@@ -44,6 +44,7 @@ class FakeEngine:
         self.weight = score
         self.prompts: list[str] = []
         self.params: list[SamplingParams] = []
+        self.scored_ids: list[list[int]] = []
         self.scored: list[tuple[str, list[str], str | None, bool]] = []
         self.closed = False
 
@@ -70,6 +71,7 @@ class FakeEngine:
     def score(
         self, prompt: list[int], candidates: list[str], adapter: str | None = None, end: bool = True
     ) -> ScoreResult:
+        self.scored_ids.append(prompt)
         self.scored.append((self.tokenizer.decode(prompt), candidates, adapter, end))
         weights = [self.weight(text) for text in candidates]
         scores = [

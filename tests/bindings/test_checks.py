@@ -1,5 +1,7 @@
 """Checks on an engine without a model: what is asked, of whom, and how the answer is read."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +16,10 @@ from alorakit.bindings.session import (
     simple_validate,
 )
 from alorakit.engine.errors import AdapterNotFoundError, CheckError, ConfigError, RequestError
+from alorakit.engine.layouts import DEFAULT_INVOCATION
 from alorakit.engine.manifest import Manifest
+from alorakit.engine.tokenizer import Tokenizer
+from alorakit.training import load_examples
 
 LABELS = ("bearing", "no_failure")
 FAILURES = Manifest(labels=LABELS, invocation="@")
@@ -60,6 +65,22 @@ def test_a_text_is_checked_as_a_training_row_is(fake_engine: Any) -> None:
     session_with_note.ctx = ChatContext().add(Message("user", "note"))
     session_with_note.validate(req(wanted))
     assert [prompt for prompt, *_ in engine.scored] == ["<user>note@"] * 3
+
+
+@pytest.mark.parametrize("field", [None, "ask"])
+def test_a_check_asks_the_ids_that_training_learned(
+    fake_engine: Any, tiny_tokenizer_dir: Path, tmp_path: Path, field: str | None
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(2 * (json.dumps({"item": "pump vibrates", "label": "bearing", "ask": "must be 'bearing'"}) + "\n"))
+    tokenizer = Tokenizer.from_pretrained(tiny_tokenizer_dir)
+    trained = load_examples(rows, tokenizer, requirement_field=field)[0]
+    engine = fake_engine()
+    engine.tokenizer = tokenizer
+    manifest = Manifest(labels=LABELS, invocation=DEFAULT_INVOCATION, requirements=field is not None)
+    engine.register("failure", manifest, invocation=DEFAULT_INVOCATION)
+    engine.session().validate("must be 'bearing'", output="pump vibrates")
+    assert engine.scored_ids == [[*trained.prefix_ids, *trained.invocation_ids]]
 
 
 def test_an_output_is_checked_after_what_it_answers(fake_engine: Any) -> None:

@@ -264,9 +264,11 @@ def test_progress_as_plain_lines() -> None:
         for epoch in (1, 2):
             for done in range(0, 101):
                 display(ProgressEvent("train", done, 100, f"epoch {epoch}"))
+            display(ProgressEvent("evaluate", 8, 8, f"epoch {epoch}"))
         display(ProgressEvent("save", 0, 0, ""))
     lines = stream.getvalue().splitlines()
-    assert len(lines) == 2 * 11 + 1
+    assert len(lines) == 2 * (11 + 1) + 1
+    assert lines.count("evaluate 8/8 epoch 2") == 1
     assert lines[0] == "train 0/100 epoch 1"
     assert lines[-1] == "save 0/0"
 

@@ -139,7 +139,7 @@ def test_score_equals_full_passes(tiny_models, tiny_engine, make_adapter):
     candidates = ["yes", "no, it does not", "yes and no", "y"]
     scores = engine.score(prompt, candidates, adapter="a")
     for candidate, score in zip(candidates, scores, strict=True):
-        ids = engine.tokenizer.encode(candidate, add_special_tokens=False) + [engine.tokenizer.eos_token_id]
+        ids = [*engine.tokenizer.encode(candidate, add_special_tokens=False), engine.tokenizer.eos_token_id]
         assert score.token_ids == ids
         logprobs = peer(torch.tensor([prompt + ids])).logits[0].log_softmax(-1)
         want = sum(logprobs[len(prompt) - 1 + i, token].item() for i, token in enumerate(ids))

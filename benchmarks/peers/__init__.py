@@ -1,0 +1,1 @@
+"""What alorakit is measured against, each as its own users would run it."""

@@ -1,0 +1,219 @@
+"""Decoding behaviour: stops, sampling, streaming, limits, and requests that cannot be."""
+
+import pytest
+
+from alorakit.engine.errors import AdapterNotFoundError, AlorakitError, ConfigError, RequestError
+from alorakit.engine.request import SamplingParams
+
+from .test_parity import prompt_with
+
+PROMPT = prompt_with(1, 0, 30)
+
+
+def greedy(**kwargs):
+    return SamplingParams(ignore_eos=True, **kwargs)
+
+
+def test_stop_string_cuts_text_and_ids(tiny_engine):
+    engine = tiny_engine()
+    (free,) = engine.generate(PROMPT, greedy(max_tokens=20))
+    stop = free.text[6:9]
+    (cut,) = engine.generate(PROMPT, greedy(max_tokens=20, stop=stop))
+    assert cut.text == free.text[: free.text.index(stop)]
+    assert cut.finish_reason == "stop"
+    assert cut.token_ids == free.token_ids[: len(cut.token_ids)]
+    assert cut.text.startswith(engine.tokenizer.decode(cut.token_ids).rstrip("�"))
+    assert len(engine.tokenizer.decode(free.token_ids[: len(cut.token_ids) + 1])) > len(cut.text)
+
+
+def test_stop_token_is_in_the_ids_and_not_in_the_text(tiny_engine):
+    engine = tiny_engine()
+    (free,) = engine.generate(PROMPT, greedy(max_tokens=12))
+    stop = free.token_ids[5]
+    first = free.token_ids.index(stop)
+    (cut,) = engine.generate(PROMPT, greedy(max_tokens=12, stop_token_ids=[stop]))
+    assert cut.token_ids == free.token_ids[: first + 1]
+    assert cut.text == engine.tokenizer.decode(free.token_ids[:first])
+    (longer,) = engine.generate(PROMPT, greedy(max_tokens=12, stop_token_ids=[stop], min_tokens=first + 2))
+    assert len(longer.token_ids) >= first + 2
+    assert stop not in longer.token_ids[: first + 2]
+
+
+def test_stream_equals_generate(tiny_engine):
+    engine = tiny_engine()
+    for params in (greedy(max_tokens=20), greedy(max_tokens=20, stop="zzz"), greedy(max_tokens=20, logprobs=2)):
+        (whole,) = engine.generate(PROMPT, params)
+        chunks = list(engine.stream(PROMPT, params))
+        assert "".join(c.text for c in chunks) == whole.text
+        assert [t for c in chunks for t in c.token_ids] == whole.token_ids
+        assert chunks[-1].finish_reason == whole.finish_reason
+        assert chunks[-1].output.logprobs == whole.logprobs
+
+
+def test_leaving_a_stream_frees_what_it_held(tiny_engine):
+    engine = tiny_engine()
+    stream = engine.stream(PROMPT, greedy(max_tokens=50))
+    next(stream)
+    stream.close()
+    engine.check_integrity()
+    assert engine.stats().running == engine.stats().waiting == 0
+
+
+def test_generate_inside_a_stream(tiny_engine):
+    engine = tiny_engine()
+    (whole,) = engine.generate(PROMPT, greedy(max_tokens=10))
+    text = ""
+    for chunk in engine.stream(PROMPT, greedy(max_tokens=10)):
+        text += chunk.text
+        engine.generate(prompt_with(2, 0, 12), greedy(max_tokens=3))
+    assert text == whole.text
+
+
+def test_seeds_reproduce_whatever_else_runs(tiny_engine):
+    engine = tiny_engine()
+    params = SamplingParams(max_tokens=12, temperature=1.5, seed=11, top_p=0.95, top_k=80, min_p=0.001, ignore_eos=True)
+    (alone,) = engine.generate(PROMPT, params)
+    crowd = engine.generate([prompt_with(2, 0), PROMPT, prompt_with(3, 0)], params)
+    assert crowd[1].token_ids == alone.token_ids
+    other = SamplingParams(max_tokens=12, temperature=1.5, seed=12, ignore_eos=True)
+    assert engine.generate(PROMPT, other)[0].token_ids != alone.token_ids
+
+
+def test_n_samples_are_consecutive_and_differ(tiny_engine):
+    engine = tiny_engine()
+    params = SamplingParams(max_tokens=8, temperature=1.5, seed=3, n=3, ignore_eos=True)
+    outputs = engine.generate([PROMPT, prompt_with(2, 0)], params)
+    assert [(o.prompt_index, o.sample_index) for o in outputs] == [(i, j) for i in (0, 1) for j in range(3)]
+    assert len({tuple(o.token_ids) for o in outputs[:3]}) == 3
+
+
+def test_top_k_one_and_tiny_top_p_are_greedy(tiny_engine):
+    engine = tiny_engine()
+    (want,) = engine.generate(PROMPT, greedy(max_tokens=8))
+    for kwargs in ({"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}):
+        assert engine.generate(PROMPT, greedy(max_tokens=8, temperature=1.0, **kwargs))[0].token_ids == want.token_ids
+
+
+def test_penalties_forbid_repeats(tiny_engine):
+    engine = tiny_engine()
+    (output,) = engine.generate(PROMPT, greedy(max_tokens=30, presence_penalty=10.0, frequency_penalty=10.0))
+    assert len(set(output.token_ids)) == 30
+    (other,) = engine.generate(PROMPT, greedy(max_tokens=30, repetition_penalty=100.0))
+    assert len(set(other.token_ids)) == 30
+
+
+def test_length_limits(tiny_engine):
+    engine = tiny_engine(max_model_len=64)
+    (output,) = engine.generate(PROMPT, greedy(max_tokens=500))
+    assert (output.finish_reason, len(output.token_ids)) == ("length", 64 - len(PROMPT))
+    small = tiny_engine(cache_blocks=3)
+    (output,) = small.generate(PROMPT, greedy(max_tokens=500))
+    assert (output.finish_reason, len(output.token_ids)) == ("length", 48 - len(PROMPT))
+
+
+@pytest.mark.parametrize("length", [64, 65, 500])
+def test_prompt_longer_than_the_window_or_the_cache(tiny_engine, length):
+    engine = tiny_engine(max_model_len=64)
+    with pytest.raises(RequestError, match=f"{length} tokens.*context window is 64"):
+        engine.generate([5] * length)
+    small = tiny_engine(cache_blocks=3)
+    with pytest.raises(RequestError, match="the cache holds 48"):
+        small.generate([5] * length)
+    assert small.generate([5] * 47, greedy(max_tokens=1))[0].finish_reason == "length"
+
+
+def test_one_bad_prompt_runs_none_of_the_call(tiny_engine):
+    engine = tiny_engine()
+    with pytest.raises(RequestError, match="prompt is empty"):
+        engine.generate([PROMPT, []])
+    assert engine.stats().tokens_computed == 0
+    assert engine.generate([]) == []
+
+
+@pytest.mark.parametrize(
+    "call,match",
+    [
+        (lambda e: e.generate([600]), "token id 600 must be an integer from 0 to 511"),
+        (lambda e: e.generate([-1]), "token id -1"),
+        (lambda e: e.generate([[1, "a"]]), "token id 'a'"),
+        (lambda e: e.generate([3.5]), "not float"),
+        (lambda e: e.generate([PROMPT, PROMPT], [SamplingParams()]), "sampling has 1 entries for 2 prompts"),
+        (lambda e: e.generate(PROMPT, adapter=["a", "b"]), "adapter has 2 entries for 1 prompts"),
+        (lambda e: e.score(PROMPT, []), "non-empty list"),
+        (lambda e: e.score(PROMPT, "yes"), "non-empty list"),
+        (lambda e: e.score(PROMPT, ["a", ""], end=False), "no token"),
+        (lambda e: e.stream(PROMPT, SamplingParams(n=2)), "n=2 cannot be streamed"),
+        (lambda e: SamplingParams(temperature=-1), "temperature=-1"),
+        (lambda e: SamplingParams(temperature=float("nan")), "temperature=nan"),
+        (lambda e: SamplingParams(max_tokens=0), "max_tokens=0"),
+        (lambda e: SamplingParams(max_tokens=2.5), "max_tokens=2.5"),
+        (lambda e: SamplingParams(top_p=0.0), "top_p=0.0"),
+        (lambda e: SamplingParams(stop=["a", ""]), "stop="),
+    ],
+)
+def test_bad_requests(tiny_engine, call, match):
+    with pytest.raises(RequestError, match=match) as caught:
+        call(tiny_engine())
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_adapter_and_taken_name(tiny_engine, tiny_models, make_adapter):
+    engine = tiny_engine()
+    with pytest.raises(AdapterNotFoundError, match="no adapter named 'x'; registered: none"):
+        engine.generate(PROMPT, adapter="x")
+    with pytest.raises(KeyError):
+        engine.remove_adapter("x")
+    path = make_adapter(tiny_models["llama"])
+    engine.add_adapter("x", path)
+    with pytest.raises(AlorakitError, match="already registered"):
+        engine.add_adapter("x", path)
+
+
+@pytest.mark.parametrize(
+    "config,match",
+    [
+        ({"dtype": "float16"}, "dtype='float16'"),
+        ({"device": "tpu"}, "device='tpu'"),
+        ({"device": "cuda:7"}, "not available"),
+        ({"block_size": 0}, "block_size=0"),
+        ({"memory_fraction": 2.0}, "memory_fraction=2.0"),
+        ({"max_model_len": 100000}, "above the model's limit of 512"),
+        ({"on_missing_invocation": "maybe"}, "on_missing_invocation='maybe'"),
+    ],
+)
+def test_bad_settings(tiny_engine, config, match):
+    with pytest.raises(ConfigError, match=match):
+        tiny_engine(**config)
+
+
+def test_unknown_keyword_is_a_type_error(tiny_models):
+    from alorakit import Engine
+
+    with pytest.raises(TypeError, match="blok_size"):
+        Engine.from_pretrained(tiny_models["llama"], blok_size=3)
+
+
+def test_preemption_when_the_cache_is_full(tiny_engine):
+    prompts = [prompt_with(seed, 0, 20) for seed in range(6)]
+    params = greedy(max_tokens=40)
+    want = [tiny_engine().generate(p, params)[0].token_ids for p in prompts]
+    engine = tiny_engine(cache_blocks=11)
+    assert [o.token_ids for o in engine.generate(prompts, params)] == want
+    assert engine.stats().preemptions > 0
+
+
+def test_scores_split_over_passes_are_the_same(tiny_engine):
+    candidates = [f"label number {i}" for i in range(12)]
+    wide = tiny_engine().score(PROMPT, candidates)
+    narrow = tiny_engine(max_num_batched_tokens=20).score(PROMPT, candidates)
+    assert [s.logprob for s in narrow] == pytest.approx([s.logprob for s in wide], abs=1e-3)
+
+
+def test_an_error_in_a_step_frees_the_requests_it_hit(tiny_engine, monkeypatch):
+    engine = tiny_engine()
+    monkeypatch.setattr(engine._runner, "run", lambda batch: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        engine.generate(PROMPT)
+    engine.check_integrity()
+    monkeypatch.undo()
+    assert len(engine.generate(PROMPT, greedy(max_tokens=4))[0].token_ids) == 4
