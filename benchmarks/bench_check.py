@@ -59,7 +59,7 @@ def main() -> None:
         timings = interleave(
             {
                 "alorakit aLoRA": ours,
-                "alorakit LoRA": lambda turn: engine.generate(prompts[turn], params, adapter="lora"),
+                "alorakit LoRA, its own KV kept": lambda turn: engine.generate(prompts[turn], params, adapter="lora"),
                 "PEFT aLoRA, cache kept by hand": by_hand,
                 "PEFT LoRA": lambda turn: peft_peer.generate(peft_lora, prompts[turn], args.new),
             },

@@ -58,7 +58,8 @@ class Adapter:
 
     Attributes:
         info: What it is.
-        layers: For each layer, fused projection -> (A [ranks, in], B [ranks, out]), ready for ``ops.lora_delta``.
+        layers: For each layer, fused projection -> (A [ranks, in], B [ranks, out]), float32, as ``ops.lora_delta``
+            wants them.
     """
 
     info: AdapterInfo
@@ -97,7 +98,7 @@ def find_last(tokens: list[int], pattern: tuple[int, ...]) -> int | None:
 
 
 def load_adapter(
-    name: str, folder: str | Path, config: ModelConfig, dtype: torch.dtype, device: torch.device, layout: str | None
+    name: str, folder: str | Path, config: ModelConfig, device: torch.device, layout: str | None = None
 ) -> Adapter:
     """Load an adapter folder; nothing is returned unless all of it is sound.
 
@@ -105,7 +106,6 @@ def load_adapter(
         name: What to call it.
         folder: Holds ``adapter_config.json`` and ``adapter_model.safetensors``.
         config: The base model's shape.
-        dtype: Compute dtype.
         device: Where the weights go.
         layout: Check layout for a folder without ``alorakit.json``.
 
@@ -134,7 +134,7 @@ def load_adapter(
         base_model=parsed.base_model,
         manifest=manifest,
     )
-    layers = tuple(_fuse(layer, specs, tensors, config, dtype, device) for layer in range(config.num_layers))
+    layers = tuple(_fuse(layer, specs, tensors, config, device) for layer in range(config.num_layers))
     return Adapter(info, layers)
 
 
@@ -199,7 +199,6 @@ def _fuse(
     specs: Mapping[tuple[int, str], LoraSpec],
     tensors: Mapping[str, Tensor],
     config: ModelConfig,
-    dtype: torch.dtype,
     device: torch.device,
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Stack the A's of a fused projection and lay their B's out block-diagonally, scaling included."""
@@ -221,5 +220,5 @@ def _fuse(
                 b[row : row + spec.rank, column : column + out] = scaled
                 row += spec.rank
             column += out
-        fused[projection] = (a.to(device, dtype), b.to(device, dtype))
+        fused[projection] = (a.to(device), b.to(device))
     return fused

@@ -63,7 +63,7 @@ class Engine:
         self._sampler = Sampler(self._eos)
         capacity = blocks * config.block_size
         self._admission = Admission(config, tokenizer, model.config.vocab_size, self._max_model_len, capacity)
-        self._registry = AdapterRegistry(model, {name, path.name})
+        self._registry = AdapterRegistry(model, {name, path.resolve().name})
         self._tokens_cached = self._requests = 0
 
     @classmethod

@@ -23,7 +23,7 @@ class ResolvedModel:
 
     Attributes:
         path: Folder with ``config.json``, tokenizer and weights.
-        name: The Hub id, or the folder's name.
+        name: The Hub id, or the folder as it was given.
         notes: What a user must know about these weights, or None.
     """
 
@@ -50,7 +50,7 @@ def resolve_model(name: str | Path, revision: str | None = None) -> ResolvedMode
     if text and path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelNotFoundError(f"{text}: not a model folder, it has no config.json; pass the folder that has one")
-        return ResolvedModel(path, path.resolve().name, _notes(path))
+        return ResolvedModel(path, text, _notes(path))
     if text and path.exists():
         raise ModelNotFoundError(f"{text}: is a file, not a model; pass the folder that holds config.json")
     if not is_repo_id(text):

@@ -29,7 +29,7 @@ class AdapterRegistry:
         if name in self._adapters and not replace:
             raise AdapterError(f"adapter {name!r} is already registered; pass replace=True or another name")
         model = self._model
-        adapter = load_adapter(name, path, model.config, model.dtype, model.device, layout)
+        adapter = load_adapter(name, path, model.config, model.device, layout)
         base = _last_part(adapter.info.base_model)
         if base and base not in self._base_names:
             warnings.warn(

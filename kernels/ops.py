@@ -69,8 +69,8 @@ def lora_delta(out: Tensor, x: Tensor, a: Tensor, b: Tensor) -> None:
     Args:
         out: [rows, out_features], modified in place.
         x: [rows, in_features].
-        a: [rank, in_features]; the ranks of the projections fused in ``out`` one below the other.
-        b: [rank, out_features]; block-diagonal over the fused projections, LoRA scaling included.
+        a: [rank, in_features], float32; the ranks of the projections fused in ``out`` one below the other.
+        b: [rank, out_features], float32; block-diagonal over the fused projections, LoRA scaling included.
     """
     torch_ops.lora_delta(out, x, a, b)
 

@@ -10,6 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+# Up to this many rows a LoRA's two thin products run in float32: bfloat16 ones go through oneDNN, whose call costs
+# more than the product. 30 layers, one row, 2 cores: 1.4 ms against 2.5.
+FEW_ROWS = 16
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """See :func:`alorakit.kernels.ops.rms_norm`."""
     return F.rms_norm(x, (x.shape[-1],), weight, eps)
@@ -28,7 +33,10 @@ def silu_mul(x: Tensor) -> Tensor:
 
 def lora_delta(out: Tensor, x: Tensor, a: Tensor, b: Tensor) -> None:
     """See :func:`alorakit.kernels.ops.lora_delta`."""
-    out.addmm_(F.linear(x, a), b)
+    if x.shape[0] <= FEW_ROWS:
+        out.add_((x.float() @ a.T) @ b)
+    else:
+        out.addmm_(F.linear(x, a.to(x.dtype)), b.to(x.dtype))
 
 
 def kv_write(cache: Tensor, values: Tensor, writes: Sequence[tuple[int, int, int]]) -> None:
@@ -79,5 +87,5 @@ def pack_weight(weight: Tensor) -> Tensor:
 
 def linear_packed(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     """See :func:`alorakit.kernels.ops.linear_packed`."""
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    out: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, packed, bias, "none", [], "")
     return out

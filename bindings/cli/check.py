@@ -70,8 +70,7 @@ def base_model(adapter: Path) -> str:
     """Name of the base model an adapter folder was trained on.
 
     Raises:
-        AdapterError: The folder does not name it, or names one that is not here: training on a local folder records
-            the folder's name, not its path.
+        AdapterError: The folder does not name it, or names one that is not here.
     """
     manifest = Manifest.load(adapter)
     name = manifest.base_model if manifest is not None else AdapterConfig.load(adapter).base_model

@@ -97,8 +97,8 @@ def demand_improvement(accuracy: Accuracy) -> None:
         )
 
 
-def _run_program(backend: EngineBackend) -> list[dict[str, str | bool | float | None]]:
-    """The README's program, with every attempt shown."""
+def _run_program(backend: EngineBackend) -> list[dict[str, object]]:
+    """The README's program, but for the last argument, which gives every attempt instead of the chosen one."""
     m = MelleaSession(backend, ctx=ChatContext())
     failure_check = req(REQUIREMENT)
     result = m.instruct(
@@ -108,14 +108,12 @@ def _run_program(backend: EngineBackend) -> list[dict[str, str | bool | float | 
         return_sampling_results=True,
     )
     typer.echo(f"instruct     {_INSTRUCTION.replace('{{note}}', _NOTE)}\nrequirement  {REQUIREMENT}")
-    attempts: list[dict[str, str | bool | float | None]] = []
+    attempts: list[dict[str, object]] = []
     for output, verdicts in zip(result.sample_generations, result.sample_validations, strict=True):
         typer.echo(_short(f"answer       {' '.join(str(output).split())}", 2))
         for _, verdict in verdicts:
-            probability = (verdict.probabilities or {}).get(verdict.label or "")
-            word = "passes" if verdict.as_bool() else "fails"
-            typer.echo(f"check        {word}: the aLoRA says {verdict.label!r}, probability {probability:.2f}")
-            attempts.append({"label": verdict.label, "probability": probability, "passed": verdict.as_bool()})
+            typer.echo(f"check        {'passes' if verdict.as_bool() else 'fails'}: {verdict.reason}")
+            attempts.append({"passed": verdict.as_bool(), "probabilities": verdict.probabilities})
     return attempts
 
 

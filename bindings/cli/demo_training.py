@@ -80,7 +80,7 @@ def prepare_adapter(out: Path, seed: int, retrain: bool) -> bool:
 
 def train_config(seed: int) -> TrainConfig:
     """Settings that learn the notes in a few minutes on two cores."""
-    return TrainConfig(epochs=3, learning_rate=3e-4, batch_size=8, grad_accum=1, val_fraction=0.1, seed=seed)
+    return TrainConfig(epochs=3, learning_rate=2e-3, batch_size=8, grad_accum=1, val_fraction=0.1, seed=seed)
 
 
 def check_place(out: Path, retrain: bool) -> None:

@@ -32,7 +32,7 @@ def own_cache(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
 def test_a_folder(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     found = resolve_model(tmp_path)
-    assert (found.path, found.name, found.notes) == (tmp_path, tmp_path.name, None)
+    assert (found.path, found.name, found.notes) == (tmp_path, str(tmp_path), None)
     assert resolve_model(str(tmp_path)).path == tmp_path
 
 

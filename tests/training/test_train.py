@@ -39,7 +39,7 @@ def test_a_toy_is_learned(
     assert manifest is not None
     assert (manifest.labels, manifest.pass_labels) == (("one", "yes"), ("yes",))
     assert (manifest.invocation, manifest.layout) == ("<|start_header_id|>check", "chat")
-    assert (manifest.base_model, manifest.capability) == ("tiny-llama", "requirement-check")
+    assert (manifest.base_model, manifest.capability) == (str(tiny_base), "requirement-check")
     assert manifest.metrics == report.metrics
     written = json.loads((report.path / "training.json").read_text())
     assert written["history"] == report.history and written["config"]["adapter"] == adapter
