@@ -35,7 +35,10 @@ def main() -> None:
         [*context, *(rng.randrange(100, 40000) for _ in range(REQUIREMENT)), *INVOCATION]
         for _ in range(args.rounds + 1)
     ]
-    with Engine.from_pretrained(args.model, dtype="bfloat16", device="cpu") as engine, tempfile.TemporaryDirectory() as t:
+    with (
+        Engine.from_pretrained(args.model, dtype="bfloat16", device="cpu") as engine,
+        tempfile.TemporaryDirectory() as t,
+    ):
         folder = engine.model_path
         alora = peft_peer.make_adapter(folder, Path(t, "alora"), args.rank, INVOCATION)
         lora = peft_peer.make_adapter(folder, Path(t, "lora"), args.rank, None)

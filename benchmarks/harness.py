@@ -44,10 +44,10 @@ def interleave(contestants: dict[str, Callable[[int], object]], rounds: int, war
 def report(title: str, timings: dict[str, Timings], baseline: str, **extra: object) -> dict[str, object]:
     """Print a table against ``baseline`` and, as the last line, the same as JSON."""
     base = timings[baseline].median
-    print(f"\n{title}\n{'':42}{'median':>10}{'min':>10}{'max':>10}{'× ' + baseline:>22}")
+    print(f"\n{title}\n{'':42}{'median':>10}{'min':>10}{'max':>10}{'x ' + baseline:>22}")
     for timing in timings.values():
         low, high = min(timing.seconds), max(timing.seconds)
-        row = f"{timing.name:42}{timing.median:>9.3f}s{low:>9.3f}s{high:>9.3f}s{timing.median / base:>21.1f}×"
+        row = f"{timing.name:42}{timing.median:>9.3f}s{low:>9.3f}s{high:>9.3f}s{timing.median / base:>21.1f}x"
         print(row)
     result: dict[str, object] = {
         "title": title,

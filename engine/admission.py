@@ -53,6 +53,7 @@ class Admission:
         return Sequence(
             tokens=tokens,
             num_prompt=len(tokens),
+            max_len=min(len(tokens) + sampling.max_tokens, self.max_len),
             sampling=sampling,
             output=OutputText(self._tokenizer, sampling.stops),
             adapter=adapter,

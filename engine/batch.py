@@ -29,7 +29,7 @@ class Batch:
         spans: For each distinct sliding window of the model, as in ``ops.paged_attention``.
         adapters: Deltas to add, or None if no row is adapted.
         logits_rows: int64 [n], rows whose next-token logits are wanted.
-        completing: The entries those rows belong to: one row each, or one more for every branch row.
+        completing: The entries those rows belong to: one row each, and one more for every branch or draft row.
     """
 
     token_ids: Tensor
@@ -45,8 +45,8 @@ class Batch:
 def build(plan: Schedule, config: ModelConfig, block_size: int, dtype: torch.dtype, device: torch.device) -> Batch:
     """Lay the scheduled rows out one after the other.
 
-    rows       | entry 0: tokens start … end, then its branches | entry 1 …
-    KV index   | start … end-1, end …                           |
+    rows       | entry 0: tokens start … end, then its branches or draft | entry 1 …
+    KV index   | start … end-1, end …                                    |
     """
     tokens: list[int] = []
     positions: list[int] = []
@@ -57,8 +57,8 @@ def build(plan: Schedule, config: ModelConfig, block_size: int, dtype: torch.dty
     for entry in plan.entries:
         sequence, first = entry.sequence, len(tokens)
         stop = entry.start + entry.num_tokens
-        tokens += sequence.tokens[entry.start : stop]
-        positions += range(entry.start, stop)
+        tokens += [*sequence.tokens[entry.start : stop], *entry.draft]
+        positions += range(entry.start, stop + len(entry.draft))
         branches = sequence.branches if entry.branches else None
         if branches is not None:
             tokens += branches.token_ids

@@ -26,6 +26,8 @@ class EngineConfig:
         max_model_len: Longest sequence (prompt and completion) in tokens; None: the model's own limit.
         on_missing_invocation: What to do when an aLoRA's invocation is not in the prompt: ``"error"``,
             ``"append"`` (add it at the end) or ``"base"`` (answer with the base model, as PEFT does silently).
+        max_draft_tokens: Longest guess at an adapter's answer, taken from its past answers and verified in the same
+            pass; the answers do not change. 0 turns it off.
         num_threads: CPU threads; None leaves torch's setting.
         pack_weights: Let oneDNN pack bfloat16 weights once (CPU only): faster, same results.
         revision: Hub revision of the model.
@@ -43,6 +45,7 @@ class EngineConfig:
     max_num_batched_tokens: int = 1024
     max_model_len: int | None = None
     on_missing_invocation: Literal["error", "append", "base"] = "error"
+    max_draft_tokens: int = 8
     num_threads: int | None = None
     pack_weights: bool = True
     revision: str | None = None
@@ -57,6 +60,8 @@ class EngineConfig:
         for name in ("cache_blocks", "max_model_len", "num_threads"):
             if getattr(self, name) is not None:
                 _positive(name, getattr(self, name))
+        if not isinstance(self.max_draft_tokens, int) or not 0 <= self.max_draft_tokens <= 64:
+            raise ConfigError(f"max_draft_tokens={self.max_draft_tokens!r} must be an integer from 0 to 64")
         if not 0.0 < self.memory_fraction <= 0.95:
             raise ConfigError(f"memory_fraction={self.memory_fraction!r} must be above 0 and at most 0.95")
 

@@ -247,32 +247,34 @@ class Engine:
         batch = batches.build(plan, self.model_config, self.config.block_size, model.dtype, model.device)
         logits = self._runner.run(batch)
         tokens = self._sampler.sample(logits, batch.completing)
+        for entry, new in zip(batch.completing, tokens, strict=True):
+            self._advance(entry.sequence, new)
         self._scheduler.finish(plan)
-        for entry, token in zip(batch.completing, tokens, strict=True):
-            self._advance(entry.sequence, token)
 
-    def _advance(self, sequence: Sequence, token: int | None) -> None:
+    def _advance(self, sequence: Sequence, tokens: list[int]) -> None:
+        """Add new tokens (none to a scored sequence, which is done) and decide whether they end it."""
         if sequence.first_token is None:
             sequence.first_token = time.perf_counter()
-        if token is None:
-            self._end(sequence, "stop")
-            return
-        sequence.tokens.append(token)
-        params = sequence.sampling
-        if token in params.stop_token_ids or (token in self._eos and not params.ignore_eos):
-            sequence.output.push_silent(token)
-            sequence.output.finish()
-            self._end(sequence, "stop")
-        elif sequence.output.push(token):
-            self._end(sequence, "stop")
-        elif len(sequence.completion) >= params.max_tokens or len(sequence.tokens) >= self._admission.max_len:
-            stopped = sequence.output.finish()
-            self._end(sequence, "stop" if stopped else "length")
+        if sequence.branches is not None:
+            sequence.finish_reason = "stop"
+        for token in tokens:
+            if sequence.finish_reason is None:
+                self._append(sequence, token)
+        if sequence.finish_reason is not None:
+            self._requests += 1
+            self._tokens_cached += sequence.num_cached or 0
 
-    def _end(self, sequence: Sequence, reason: str) -> None:
-        self._scheduler.end(sequence, reason)
-        self._requests += 1
-        self._tokens_cached += sequence.num_cached or 0
+    def _append(self, sequence: Sequence, token: int) -> None:
+        sequence.tokens.append(token)
+        params, output = sequence.sampling, sequence.output
+        if token in params.stop_token_ids or (token in self._eos and not params.ignore_eos):
+            output.push_silent(token)
+            output.finish()
+            sequence.finish_reason = "stop"
+        elif output.push(token):
+            sequence.finish_reason = "stop"
+        elif len(sequence.tokens) >= sequence.max_len:
+            sequence.finish_reason = "stop" if output.finish() else "length"
 
     def _run(self, sequences: list[Sequence]) -> None:
         for sequence in sequences:

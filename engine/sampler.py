@@ -19,30 +19,38 @@ class Sampler:
         self._eos = eos_token_ids
 
     @torch.inference_mode()
-    def sample(self, logits: Tensor, completing: list[Entry]) -> list[int | None]:
-        """Next token of each completing entry; None for one that only scores candidates.
+    def sample(self, logits: Tensor, completing: list[Entry]) -> list[list[int]]:
+        """Next tokens of each completing entry: one, or more where a draft was right; none for a scored one.
 
         Args:
-            logits: float32 [rows, vocab_size]; an entry has one row, and one more for each branch row.
+            logits: float32 [rows, vocab_size]; an entry has one row, and one more for each branch or draft row.
             completing: The entries, in row order. ``token_logprobs`` and ``branch_logprobs`` of their sequences
                 are filled in where asked for.
         """
-        chosen: list[int | None] = []
+        chosen: list[list[int]] = []
         row = 0
         for entry in completing:
-            sequence = entry.sequence
-            rows = entry.num_rows - entry.num_tokens + 1
-            if sequence.branches is None:
-                chosen.append(self._choose(logits[row], sequence))
+            rows = logits[row : row + entry.num_rows - entry.num_tokens + 1]
+            row += len(rows)
+            if entry.branches:
+                entry.sequence.branch_logprobs = branch_logprobs(rows, entry.sequence)
+                chosen.append([])
             else:
-                sequence.branch_logprobs = branch_logprobs(logits[row : row + rows], sequence)
-                chosen.append(None)
-            row += rows
+                chosen.append(self._accept(rows, entry))
         return chosen
 
-    def _choose(self, logits: Tensor, sequence: Sequence) -> int:
+    def _accept(self, logits: Tensor, entry: Entry) -> list[int]:
+        """Choose token after token; each draft token that is the chosen one makes the next row valid."""
+        new: list[int] = []
+        for row, guess in zip(logits, (*entry.draft, None), strict=True):
+            new.append(self._choose(row, entry.sequence, new))
+            if new[-1] != guess:
+                break
+        return new
+
+    def _choose(self, logits: Tensor, sequence: Sequence, new: list[int]) -> int:
         params = sequence.sampling
-        adjusted = self._penalised(logits, sequence)
+        adjusted = self._penalised(logits, sequence, new)
         if params.temperature == 0.0:
             token = int(adjusted.argmax())
         else:
@@ -56,18 +64,20 @@ class Sampler:
             sequence.token_logprobs.append(_report(logits, token, params.logprobs))
         return token
 
-    def _penalised(self, logits: Tensor, sequence: Sequence) -> Tensor:
+    def _penalised(self, logits: Tensor, sequence: Sequence, new: list[int]) -> Tensor:
+        """Logits after penalties and bans; ``new`` are tokens chosen in this step already."""
         params = sequence.sampling
         penalty = params.repetition_penalty
         if penalty != 1.0:
-            seen = torch.tensor(sorted(set(sequence.tokens)), device=logits.device)
+            seen = torch.tensor(sorted({*sequence.tokens, *new}), device=logits.device)
             values = logits[seen]
             logits = logits.index_copy(0, seen, torch.where(values > 0, values / penalty, values * penalty))
-        if (params.presence_penalty or params.frequency_penalty) and sequence.completion:
-            ids, counts = torch.tensor(sequence.completion, device=logits.device).unique(return_counts=True)
+        decoded = [*sequence.completion, *new]
+        if (params.presence_penalty or params.frequency_penalty) and decoded:
+            ids, counts = torch.tensor(decoded, device=logits.device).unique(return_counts=True)
             lowered = params.presence_penalty + params.frequency_penalty * counts
             logits = logits.index_add(0, ids, -lowered.to(logits.dtype))
-        if len(sequence.completion) < params.min_tokens:
+        if len(decoded) < params.min_tokens:
             banned = torch.tensor(sorted(self._eos | set(params.stop_token_ids)), device=logits.device)
             logits = logits.index_fill(0, banned, float("-inf"))
         return logits

@@ -1,32 +1,39 @@
 """Who runs next: continuous batching under a token budget, decode first, blocks shared through the tree."""
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 from alorakit.engine.block_tree import BlockTree, Match, Node, extra_at
 from alorakit.engine.config import EngineConfig
+from alorakit.engine.drafts import AnswerHistory
 from alorakit.engine.sequence import Sequence, Status
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Rows of one sequence in a step: tokens ``[start, start + num_tokens)``, then its branches if ``branches``."""
+    """Rows of one sequence in a step: tokens ``[start, start + num_tokens)``, then branches or a draft.
+
+    Attributes:
+        sequence: Whose rows they are.
+        start: Position of the first token.
+        num_tokens: Tokens of the sequence.
+        completes: Whether its last token is among them, so that a next token (or the scores) can be had.
+        branches: Whether the candidates' rows follow.
+        draft: Tokens guessed to come next; their rows follow, and those that turn out right count.
+    """
 
     sequence: Sequence
     start: int
     num_tokens: int
-    branches: bool
+    completes: bool
+    branches: bool = False
+    draft: tuple[int, ...] = ()
 
     @property
     def num_rows(self) -> int:
         """Rows that enter the model."""
-        return self.num_tokens + (self.sequence.num_branch_rows if self.branches else 0)
-
-    @property
-    def completes(self) -> bool:
-        """Whether the last known token is among the rows, so that a next token (or the scores) can be had."""
-        return self.start + self.num_tokens == len(self.sequence.tokens)
+        return self.num_tokens + len(self.draft) + (self.sequence.num_branch_rows if self.branches else 0)
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,7 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
+        self.answers = AnswerHistory(config.max_draft_tokens)
         self._max_seqs = config.max_num_seqs
         self._max_tokens = config.max_num_batched_tokens
 
@@ -77,6 +85,7 @@ class Scheduler:
             if sequence.status is Status.RUNNING and (entry := self._entry(sequence, budget)):
                 if not self._grow(sequence, entry):
                     continue
+                entry = self._with_draft(entry, budget)
                 plan.entries.append(entry)
                 budget -= entry.num_rows
         plan.entries = [e for e in plan.entries if e.sequence.status is Status.RUNNING]
@@ -84,15 +93,20 @@ class Scheduler:
         return plan
 
     def finish(self, plan: Schedule) -> None:
-        """After the forward pass: rows are computed, so full blocks go to the tree for others to share."""
+        """After the forward pass: full blocks go to the tree for others to share, ended sequences let theirs go."""
         for entry in plan.entries:
             sequence = entry.sequence
-            sequence.num_computed += entry.num_tokens
+            # The newest token has no KV yet, whether it followed one row or several right guesses.
+            decoded = entry.completes and not entry.branches
+            sequence.num_computed = len(sequence.tokens) - 1 if decoded else entry.start + entry.num_tokens
             self._share_full_blocks(sequence)
+            if sequence.finish_reason is not None:
+                self.end(sequence, sequence.finish_reason)
 
     def end(self, sequence: Sequence, reason: str) -> None:
         """A sequence is done (or given up): keep its KV in the tree, free the rest."""
         sequence.status, sequence.finish_reason, sequence.finished = Status.FINISHED, reason, perf_counter()
+        self.answers.add(sequence)
         if sequence in self.running:
             self.running.remove(sequence)
         elif sequence in self.waiting:
@@ -107,10 +121,10 @@ class Scheduler:
         left = len(sequence.tokens) - sequence.num_computed
         branch_rows = sequence.num_branch_rows
         if left + branch_rows <= budget:
-            return Entry(sequence, sequence.num_computed, left, branches=branch_rows > 0)
+            return Entry(sequence, sequence.num_computed, left, completes=True, branches=sequence.branches is not None)
         # The branches follow the last token in one pass: never compute that token without them.
         num = min(budget, left - 1) if branch_rows else min(budget, left)
-        return Entry(sequence, sequence.num_computed, num, branches=False) if num > 0 else None
+        return Entry(sequence, sequence.num_computed, num, completes=False) if num > 0 else None
 
     def _grow(self, sequence: Sequence, entry: Entry) -> bool:
         """Get blocks for the entry's rows; False if the sequence itself had to be preempted."""
@@ -125,6 +139,22 @@ class Scheduler:
             if victim is sequence:
                 return False
         return True
+
+    def _with_draft(self, entry: Entry, budget: int) -> Entry:
+        """Add guesses of what comes next, as far as budget and blocks allow; never at another sequence's cost."""
+        sequence = entry.sequence
+        if not entry.completes or entry.branches:
+            return entry
+        draft = self.answers.propose(
+            sequence, min(budget - entry.num_rows, sequence.max_len - len(sequence.tokens) - 1)
+        )
+        end = entry.start + entry.num_rows + len(draft)
+        if (missing := self._num_blocks(end) - len(sequence.blocks)) > 0:
+            taken = self.tree.allocate(missing, sequence.blocks[-1])
+            if taken is None:
+                return entry
+            sequence.blocks += taken
+        return replace(entry, draft=draft) if draft else entry
 
     def _preempt(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
@@ -166,6 +196,7 @@ class Scheduler:
             sequence.status = Status.RUNNING
             self.running.append(sequence)
             if entry := self._entry(sequence, budget):
+                entry = self._with_draft(entry, budget)
                 plan.entries.append(entry)
                 budget -= entry.num_rows
         self.waiting.extendleft(reversed(passed))

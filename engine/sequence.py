@@ -28,6 +28,7 @@ class Sequence:
     Attributes:
         tokens: Prompt and everything decoded so far.
         num_prompt: Length of the prompt.
+        max_len: Tokens at which decoding ends.
         sampling: How to decode.
         adapter: The adapter's weights as they were at admission, or None for the base model.
         activation: Index of the first adapted token; None: no row is adapted.
@@ -40,6 +41,7 @@ class Sequence:
 
     tokens: list[int]
     num_prompt: int
+    max_len: int
     sampling: SamplingParams
     output: OutputText
     adapter: Adapter | None = None
