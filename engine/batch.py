@@ -29,7 +29,7 @@ class Batch:
         spans: For each distinct sliding window of the model, as in ``ops.paged_attention``.
         adapters: Deltas to add, or None if no row is adapted.
         logits_rows: int64 [n], rows whose next-token logits are wanted.
-        completing: The entries those rows belong to: one row each, and one more for every branch or draft row.
+        wanted: The entries those rows belong to, in order.
     """
 
     token_ids: Tensor
@@ -39,7 +39,7 @@ class Batch:
     spans: dict[int | None, list[AttentionSpan]]
     adapters: BatchedAdapters | None
     logits_rows: Tensor
-    completing: list[Entry]
+    wanted: list[Entry]
 
 
 def build(plan: Schedule, config: ModelConfig, block_size: int, dtype: torch.dtype, device: torch.device) -> Batch:
@@ -73,8 +73,7 @@ def build(plan: Schedule, config: ModelConfig, block_size: int, dtype: torch.dty
             active = first + max(0, sequence.activation - entry.start)
             if active < len(tokens):
                 _extend(segments, active, len(tokens), sequence.adapter)
-        if entry.completes:
-            logits_rows += range(first + entry.num_tokens - 1, first + entry.num_rows)
+        logits_rows += [first + row for row in entry.logits_rows]
     return Batch(
         token_ids=torch.tensor(tokens, device=device),
         positions=torch.tensor(positions, device=device),
@@ -83,7 +82,7 @@ def build(plan: Schedule, config: ModelConfig, block_size: int, dtype: torch.dty
         spans=spans,
         adapters=BatchedAdapters(segments) if segments else None,
         logits_rows=torch.tensor(logits_rows, dtype=torch.int64, device=device),
-        completing=[entry for entry in plan.entries if entry.completes],
+        wanted=[entry for entry in plan.entries if entry.logits_rows],
     )
 
 

@@ -246,9 +246,10 @@ class Engine:
         model = self._runner.model
         batch = batches.build(plan, self.model_config, self.config.block_size, model.dtype, model.device)
         logits = self._runner.run(batch)
-        tokens = self._sampler.sample(logits, batch.completing)
-        for entry, new in zip(batch.completing, tokens, strict=True):
-            self._advance(entry.sequence, new)
+        tokens = self._sampler.sample(logits, batch.wanted)
+        for entry, new in zip(batch.wanted, tokens, strict=True):
+            if entry.completes:
+                self._advance(entry.sequence, new)
         self._scheduler.finish(plan)
 
     def _advance(self, sequence: Sequence, tokens: list[int]) -> None:

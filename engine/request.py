@@ -24,6 +24,7 @@ class SamplingParams:
         stop_token_ids: Tokens that end decoding, beside the model's end-of-sequence tokens.
         ignore_eos: Decode on through end-of-sequence tokens.
         logprobs: Report the log-probabilities of the chosen token and of this many top tokens.
+        prompt_logprobs: The same for every prompt token; such a prompt is computed whole, without the prefix cache.
         presence_penalty: Subtracted from the logit of every token decoded so far.
         frequency_penalty: Subtracted once for every time the token was decoded.
         repetition_penalty: Divides positive (multiplies negative) logits of tokens seen in prompt or output
@@ -45,6 +46,7 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] | list[int] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
@@ -56,7 +58,7 @@ class SamplingParams:
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
         if len(stop) > MAX_STOPS or any(not isinstance(s, str) or not s for s in stop):
             raise RequestError(f"stop={stop!r} must be at most {MAX_STOPS} non-empty strings")
-        for name in ("max_tokens", "min_tokens", "top_k", "n", "logprobs", "seed"):
+        for name in ("max_tokens", "min_tokens", "top_k", "n", "logprobs", "prompt_logprobs", "seed"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
                 raise RequestError(f"{name}={value!r} must be an integer")
@@ -72,8 +74,9 @@ class SamplingParams:
         _within("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
         if self.top_p == 0.0:
             raise RequestError("top_p=0.0 keeps no token; use temperature=0.0 for greedy decoding")
-        if self.logprobs is not None:
-            _within("logprobs", self.logprobs, 0, 100)
+        for name in ("logprobs", "prompt_logprobs"):
+            if getattr(self, name) is not None:
+                _within(name, getattr(self, name), 0, 100)
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -122,6 +125,7 @@ class RequestOutput:
             before it.
         finish_reason: ``"stop"`` or ``"length"``.
         logprobs: For each token, a dict of token id to log-probability; None unless asked for.
+        prompt_logprobs: The same for each prompt token, None for the first; None unless asked for.
         adapter: Name of the adapter, or None for the base model.
         activation: Index of the first adapted token, or None.
         usage: Token counts.
@@ -134,6 +138,7 @@ class RequestOutput:
     token_ids: list[int]
     finish_reason: str
     logprobs: list[dict[int, float]] | None
+    prompt_logprobs: list[dict[int, float] | None] | None
     adapter: str | None
     activation: int | None
     usage: Usage

@@ -19,24 +19,24 @@ class Sampler:
         self._eos = eos_token_ids
 
     @torch.inference_mode()
-    def sample(self, logits: Tensor, completing: list[Entry]) -> list[list[int]]:
-        """Next tokens of each completing entry: one, or more where a draft was right; none for a scored one.
+    def sample(self, logits: Tensor, entries: list[Entry]) -> list[list[int]]:
+        """Next tokens of each entry: one, or more where a draft was right; none if it is scored or not yet read.
 
         Args:
-            logits: float32 [rows, vocab_size]; an entry has one row, and one more for each branch or draft row.
-            completing: The entries, in row order. ``token_logprobs`` and ``branch_logprobs`` of their sequences
-                are filled in where asked for.
+            logits: float32 [rows, vocab_size]; each entry's ``logits_rows``, one entry after the other.
+            entries: Whose rows they are. The log-probabilities of their sequences are filled in where asked for.
         """
         chosen: list[list[int]] = []
         row = 0
-        for entry in completing:
-            rows = logits[row : row + entry.num_rows - entry.num_tokens + 1]
+        for entry in entries:
+            rows = logits[row : row + len(entry.logits_rows)]
             row += len(rows)
+            if num := entry.num_prompt_logprobs:
+                _report_prompt(rows[:num], entry)
+            last = rows[-(entry.num_rows - entry.num_tokens + 1) :]
             if entry.branches:
-                entry.sequence.branch_logprobs = branch_logprobs(rows, entry.sequence)
-                chosen.append([])
-            else:
-                chosen.append(self._accept(rows, entry))
+                entry.sequence.branch_logprobs = branch_logprobs(last, entry.sequence)
+            chosen.append(self._accept(last, entry) if entry.completes and not entry.branches else [])
         return chosen
 
     def _accept(self, logits: Tensor, entry: Entry) -> list[int]:
@@ -121,6 +121,13 @@ def _generator(seed: int | None, sample_index: int) -> torch.Generator:
     else:
         generator.manual_seed((seed + sample_index * 0x9E3779B9) & 0xFFFFFFFFFFFFFFFF)
     return generator
+
+
+def _report_prompt(logits: Tensor, entry: Entry) -> None:
+    sequence, top = entry.sequence, entry.sequence.sampling.prompt_logprobs
+    assert top is not None
+    for index, row in enumerate(logits, start=entry.start + 1):
+        sequence.prompt_logprobs.append(_report(row, sequence.tokens[index], top))
 
 
 def _report(logits: Tensor, token: int, top: int) -> dict[int, float]:

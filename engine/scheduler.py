@@ -35,6 +35,19 @@ class Entry:
         """Rows that enter the model."""
         return self.num_tokens + len(self.draft) + (self.sequence.num_branch_rows if self.branches else 0)
 
+    @property
+    def num_prompt_logprobs(self) -> int:
+        """Rows, from the first one on, that predict a prompt token whose log-probability is asked for."""
+        if self.sequence.sampling.prompt_logprobs is None:
+            return 0
+        return max(0, min(self.start + self.num_tokens, self.sequence.num_prompt - 1) - self.start)
+
+    @property
+    def logits_rows(self) -> range:
+        """Rows whose logits are wanted: those that predict prompt tokens, then those that choose or score."""
+        begin = self.num_tokens - 1 if self.completes else self.num_rows
+        return range(0 if self.num_prompt_logprobs else begin, self.num_rows if self.completes else self.num_tokens)
+
 
 @dataclass(frozen=True)
 class BlockCopy:
@@ -168,7 +181,7 @@ class Scheduler:
         passed: list[Sequence] = []
         while self.waiting and budget > 0 and len(self.running) < self._max_seqs:
             sequence = self.waiting.popleft()
-            match = self.tree.match(sequence.tokens, sequence.extra, len(sequence.tokens) - 1)
+            match = self._match(sequence)
             if self._should_wait(sequence, match.num_tokens):
                 passed.append(sequence)
                 continue
@@ -201,11 +214,17 @@ class Scheduler:
                 budget -= entry.num_rows
         self.waiting.extendleft(reversed(passed))
 
+    def _match(self, sequence: Sequence) -> Match:
+        if sequence.sampling.prompt_logprobs is not None:  # every prompt row must enter the model
+            sequence.prompt_logprobs.clear()
+            return Match((), None, 0)
+        return self.tree.match(sequence.tokens, sequence.extra, len(sequence.tokens) - 1)
+
     def _should_wait(self, sequence: Sequence, matched: int) -> bool:
         """Whether a running prefill is about to compute more whole blocks of this prompt than are cached now."""
         size = self.tree.block_size
         wanted = (matched // size + 1) * size  # end of the first whole block that is not cached
-        if wanted >= len(sequence.tokens):
+        if wanted >= len(sequence.tokens) or sequence.sampling.prompt_logprobs is not None:
             return False
         for other in self.running:
             if not other.num_computed < wanted <= other.num_prompt:

@@ -57,6 +57,7 @@ class Sequence:
     num_cached: int | None = None
     finish_reason: str | None = None
     token_logprobs: list[dict[int, float]] = field(default_factory=list)
+    prompt_logprobs: list[dict[int, float]] = field(default_factory=list)
     branch_logprobs: list[float] | None = None
     generator: torch.Generator | None = None
     arrived: float = field(default_factory=time.perf_counter)
@@ -103,6 +104,7 @@ class Sequence:
             token_ids=ids,
             finish_reason=self.finish_reason,
             logprobs=None if self.sampling.logprobs is None else self.token_logprobs[: len(ids)],
+            prompt_logprobs=None if self.sampling.prompt_logprobs is None else [None, *self.prompt_logprobs],
             adapter=self.adapter_name,
             activation=self.activation,
             usage=self.usage,

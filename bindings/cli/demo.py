@@ -41,23 +41,23 @@ def run_demo(out: Path, seed: int = 0, rows: int = ROWS, retrain: bool = False) 
     """
     seconds: dict[str, float] = {}
     check_place(out, retrain)
-    with _stage("1/6 Model", seconds):
+    with _stage("model", "1/6 Model", seconds):
         found = resolve_model(DEMO_MODEL)
         typer.echo(f"{DEMO_MODEL} in {found.path}")
-    with _stage("2/6 Rows: technicians' notes, each labelled with a failure mode or no_failure", seconds):
+    with _stage("rows", "2/6 Rows: technicians' notes, each labelled with a failure mode or no_failure", seconds):
         held_out = write_rows(out, rows, seed)
         typer.echo(f"{rows} rows to train on, {len(held_out)} that training never sees; one of them:")
         typer.echo(_short(f"{held_out[0]['item']}  ->  {held_out[0]['label']}", 3))
-    with _stage("3/6 Training an aLoRA", seconds):
+    with _stage("training", "3/6 Training an aLoRA", seconds):
         trained = prepare_adapter(out, seed, retrain)
-    with _stage(f"4/6 Accuracy on the {len(held_out)} rows that training never saw", seconds):
+    with _stage("accuracy", f"4/6 Accuracy on the {len(held_out)} rows that training never saw", seconds):
         backend = load_backend(out)
         accuracy = measure_accuracy(backend, ADAPTER_NAME, held_out)
         typer.echo("\n".join(accuracy_lines(accuracy)))
         demand_improvement(accuracy)
-    with _stage("5/6 A session: the base model answers, the aLoRA checks the answer", seconds):
+    with _stage("session", "5/6 A session: the base model answers, the aLoRA checks the answer", seconds):
         attempts = _run_program(backend)
-    with _stage("6/6 What one check costs, right after the base model answered a long report", seconds):
+    with _stage("checks", "6/6 What one check costs, right after the base model answered a long report", seconds):
         lora = add_plain_lora(backend.engine, ADAPTER_NAME, out / "lora_for_comparison")
         costs = measure_checks(backend, ADAPTER_NAME, lora, [row["item"] for row in held_out[:_REPORT_NOTES]])
         print_costs(costs)
@@ -114,15 +114,16 @@ def _run_program(backend: EngineBackend) -> list[dict[str, object]]:
         for _, verdict in verdicts:
             typer.echo(f"check        {'passes' if verdict.as_bool() else 'fails'}: {verdict.reason}")
             attempts.append({"passed": verdict.as_bool(), "probabilities": verdict.probabilities})
+    typer.echo("(The aLoRA learned from single notes, not from chats like this one: its label may be off here.)")
     return attempts
 
 
 @contextmanager
-def _stage(title: str, seconds: dict[str, float]) -> Iterator[None]:
+def _stage(name: str, title: str, seconds: dict[str, float]) -> Iterator[None]:
     typer.echo(f"\n== {title}")
     began = time.perf_counter()
     yield
-    seconds[title.split(":")[0]] = took = time.perf_counter() - began
+    seconds[name] = took = time.perf_counter() - began
     typer.echo(f"({took:.1f} s)")
 
 

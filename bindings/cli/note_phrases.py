@@ -7,6 +7,7 @@ NO_FAILURE = "no_failure"
 
 EVIDENCE = {
     "bearing wear": (
+        "vibration at {rpm} RPM, bearing wear suspected",
         "growling from the drive end that rises with speed",
         "shaft shows {mm} mm of radial play where {limit} mm is allowed",
         "grease from the housing is black and full of bright flakes",
@@ -23,6 +24,7 @@ EVIDENCE = {
         "housing is hotter than the casing next to it and hums at {rpm} RPM",
     ),
     "connecting rod": (
+        "high vibration at {rpm} RPM, connecting rod suspected",
         "heavy knock from the crankcase, twice per turn, worse under load",
         "big end has {mm} mm of clearance on the plastigauge",
         "rod cap bolts had backed off by half a turn",
@@ -39,6 +41,7 @@ EVIDENCE = {
         "vibration jumps at {rpm} RPM together with a hard metallic clack below the piston",
     ),
     "fuel starvation": (
+        "stalls under load, fuel starvation suspected",
         "surges and dies at {percent} percent throttle, then restarts after a minute",
         "filter bowl is half empty while running",
         "lift pump gives {bar} bar, the book wants three times that",
@@ -55,6 +58,7 @@ EVIDENCE = {
         "solenoid of the shut-off valve opens only halfway",
     ),
     "overheating": (
+        "smells hot after {mins} minutes, overheating suspected",
         "coolant reached {temp} °C after {mins} minutes and the guard tripped",
         "radiator core is packed with chaff",
         "thermostat stays shut in boiling water",
@@ -71,6 +75,7 @@ EVIDENCE = {
         "shroud was missing, so hot air went round in circles",
     ),
     "electrical fault": (
+        "panel went dark, electrical fault suspected",
         "breaker trips the moment the starter is engaged",
         "only {volts} V arrives at the coil with the key on",
         "connector of the harness is green inside",
@@ -87,6 +92,7 @@ EVIDENCE = {
         "spark is missing on both leads, and the ignition module is dead",
     ),
     "seal leak": (
+        "oil on the floor, seal leak suspected",
         "oil weeps past the front lip and makes a puddle overnight",
         "lost {litres} litres in a shift without any smoke",
         "mechanical face is chipped, and water runs along the shaft",

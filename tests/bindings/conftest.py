@@ -66,7 +66,7 @@ class FakeEngine:
         self.params.append(sampling)
         text = self.answers.pop(0)
         ids = [*self.tokenizer.encode(text), STOP]
-        return [RequestOutput(text, ids, "stop", None, None, None, Usage(len(prompt), 0, len(ids)), TIMING)]
+        return [RequestOutput(text, ids, "stop", None, None, None, None, Usage(len(prompt), 0, len(ids)), TIMING)]
 
     def score(
         self, prompt: list[int], candidates: list[str], adapter: str | None = None, end: bool = True

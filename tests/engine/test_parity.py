@@ -146,3 +146,22 @@ def test_score_equals_full_passes(tiny_models, tiny_engine, make_adapter):
         assert score.logprob == pytest.approx(want, abs=1e-3)
     assert sum(s.probability for s in scores) == pytest.approx(1.0)
     assert engine.score(prompt, candidates, adapter="a").usage.cached_tokens == len(prompt) - 1
+
+
+@pytest.mark.parametrize("config", [{}, {"max_num_batched_tokens": 16}], ids=str)
+def test_prompt_logprobs_equal_a_full_pass(config, tiny_models, tiny_engine, make_adapter):
+    base = tiny_models["llama"]
+    engine = tiny_engine("llama", **config)
+    path = make_adapter(base, seed=2)
+    engine.add_adapter("a", path)
+    prompt = prompt_with(3, 1)
+    params = SamplingParams(max_tokens=4, prompt_logprobs=2, ignore_eos=True)
+    logprobs = reference(base, path)(torch.tensor([prompt])).logits[0].log_softmax(-1)
+    for _ in ("cold", "warm"):
+        outputs = engine.generate([prompt, prompt[:9]], [params, GREEDY], adapter=["a", None])
+        got = outputs[0].prompt_logprobs
+        assert len(got) == len(prompt) and got[0] is None and outputs[1].prompt_logprobs is None
+        for index in range(1, len(prompt)):
+            want = logprobs[index - 1]
+            assert set(got[index]) == {prompt[index], *want.topk(2).indices.tolist()}
+            assert got[index][prompt[index]] == pytest.approx(want[prompt[index]].item(), abs=1e-3)
