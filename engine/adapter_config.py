@@ -1,6 +1,5 @@
 """``adapter_config.json`` as PEFT writes it: what is supported is read, everything else is refused by name."""
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alorakit.engine.errors import AdapterError
+from alorakit.engine.files import read_json_object
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 MAX_RANK = 256
@@ -57,12 +57,7 @@ class AdapterConfig:
         path = Path(folder) / "adapter_config.json"
         if not path.is_file():
             raise AdapterError(f"{folder}: no adapter_config.json; an adapter folder holds it and its safetensors")
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as exc:
-            raise AdapterError(f"{path}: not readable as JSON ({exc}); save or download the adapter again") from exc
-        if not isinstance(raw, dict):
-            raise AdapterError(f"{path}: expected a JSON object, found {type(raw).__name__}")
+        raw = read_json_object(path, AdapterError, "save or download the adapter again")
         _refuse(path, raw)
         return cls(raw, _invocation(path, raw), str(raw.get("base_model_name_or_path") or ""))
 

@@ -3,6 +3,10 @@
 import torch
 from torch import Tensor
 
+from alorakit.engine.config import EngineConfig
+from alorakit.engine.devices import free_memory
+from alorakit.engine.errors import ConfigError
+from alorakit.engine.model import Decoder
 from alorakit.engine.model_config import ModelConfig
 from alorakit.kernels import ops
 from alorakit.kernels.ops import AttentionSpan
@@ -53,3 +57,19 @@ class PagedAttention:
         ops.kv_write(values, v, self._writes)
         spans = self._spans[self._config.sliding_windows[layer]]
         return ops.paged_attention(q, keys, values, spans, self._config.attention_scale)
+
+
+def derive_blocks(config: EngineConfig, model: Decoder, max_model_len: int) -> int:
+    """KV blocks that ``memory_fraction`` of the free memory holds, no more than ``max_num_seqs`` sequences can use.
+
+    Raises:
+        ConfigError: Not even one.
+    """
+    per_block = KVCache.bytes_per_token(model.config, model.dtype) * config.block_size
+    affordable = int(free_memory(model.device) * config.memory_fraction) // per_block
+    if affordable < 1:
+        raise ConfigError(
+            f"memory_fraction={config.memory_fraction} of free memory holds no KV block of {per_block} bytes; "
+            "free memory, or set cache_blocks"
+        )
+    return min(affordable, -(-max_model_len // config.block_size) * config.max_num_seqs)

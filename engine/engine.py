@@ -12,10 +12,10 @@ import torch
 from alorakit.engine import batch as batches
 from alorakit.engine.adapters import AdapterInfo
 from alorakit.engine.admission import Admission, Prompt, as_prompts, per_prompt
-from alorakit.engine.attention import KVCache
+from alorakit.engine.attention import KVCache, derive_blocks
 from alorakit.engine.block_tree import BlockTree
 from alorakit.engine.config import EngineConfig
-from alorakit.engine.devices import free_memory, pick_device, pick_dtype
+from alorakit.engine.devices import pick_device, pick_dtype
 from alorakit.engine.errors import ConfigError, RequestError
 from alorakit.engine.model import Decoder
 from alorakit.engine.model_config import ModelConfig
@@ -51,7 +51,7 @@ class Engine:
         self.config, self.model_config, self.tokenizer = config, model.config, tokenizer
         self.model_name, self.model_path = name, path
         self._max_model_len = config.max_model_len or model.config.max_position_embeddings
-        blocks = config.cache_blocks or self._derive_blocks(model)
+        blocks = config.cache_blocks or derive_blocks(config, model, self._max_model_len)
         self._tree = BlockTree(blocks, config.block_size)
         cache = KVCache(model.config, blocks, config.block_size, model.dtype, model.device)
         self._runner = Runner(model, cache)
@@ -308,15 +308,3 @@ class Engine:
         for sequence in sequences:
             if sequence.status is not Status.FINISHED:
                 self._scheduler.end(sequence, "abort")
-
-    def _derive_blocks(self, model: Decoder) -> int:
-        cfg, size = self.config, self.config.block_size
-        per_block = KVCache.bytes_per_token(model.config, model.dtype) * size
-        affordable = int(free_memory(model.device) * cfg.memory_fraction) // per_block
-        useful = -(-self._max_model_len // size) * cfg.max_num_seqs
-        if affordable < 1:
-            raise ConfigError(
-                f"memory_fraction={cfg.memory_fraction} of free memory holds no KV block of {per_block} bytes; "
-                "free memory, or set cache_blocks"
-            )
-        return min(affordable, useful)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from alorakit.engine.errors import AdapterError
+from alorakit.engine.files import read_json_object
 
 MANIFEST_NAME = "alorakit.json"
 
@@ -50,12 +51,7 @@ class Manifest:
         path = Path(folder) / MANIFEST_NAME
         if not path.exists():
             return None
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as exc:
-            raise AdapterError(f"{path}: not readable as JSON ({exc}); train again or delete the file") from exc
-        if not isinstance(raw, dict):
-            raise AdapterError(f"{path}: expected a JSON object, found {type(raw).__name__}")
+        raw = read_json_object(path, AdapterError, "train again or delete the file")
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(raw) - known):
             raise AdapterError(f"{path}: unknown keys {unknown}; known keys are {sorted(known)}")

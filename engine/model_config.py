@@ -1,12 +1,12 @@
 """What a model is, read from Hugging Face's ``config.json``; their spellings live here and nowhere else."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from alorakit.engine.errors import ModelNotFoundError, UnsupportedModelError
+from alorakit.engine.files import read_json_object
 
 SUPPORTED = ("LlamaForCausalLM", "Qwen2ForCausalLM", "GraniteForCausalLM")
 ROPE_TYPES = ("default", "linear", "llama3")
@@ -51,6 +51,26 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...]
     name_or_path: str
 
+    def __post_init__(self) -> None:
+        """Check what the tensors' shapes depend on."""
+        names = (
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "num_layers",
+            "num_heads",
+            "num_kv_heads",
+            "head_dim",
+        )
+        for name in (*names, "max_position_embeddings"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise UnsupportedModelError(f"config.json: {name}={value!r} must be an integer of at least 1")
+        if self.num_heads % self.num_kv_heads or self.head_dim % 2:
+            raise UnsupportedModelError(
+                f"config.json: {self.num_heads} heads of {self.head_dim} cannot share {self.num_kv_heads} KV heads"
+            )
+
     @property
     def q_size(self) -> int:
         """Width of the query projection: ``num_heads * head_dim``."""
@@ -65,7 +85,12 @@ class ModelConfig:
     def from_folder(cls, folder: str | Path) -> "ModelConfig":
         """Read ``config.json`` and, if present, ``generation_config.json`` (for its end-of-sequence ids)."""
         path = Path(folder)
-        return cls.from_hf(_read_json(path / "config.json"), _read_json(path / "generation_config.json", optional=True))
+        remedy = "a model folder needs a valid one"
+        generation = path / "generation_config.json"
+        return cls.from_hf(
+            read_json_object(path / "config.json", ModelNotFoundError, remedy),
+            read_json_object(generation, ModelNotFoundError, remedy) if generation.exists() else None,
+        )
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any], generation: Mapping[str, Any] | None = None) -> "ModelConfig":
@@ -78,11 +103,12 @@ class ModelConfig:
         Raises:
             UnsupportedModelError: Unknown architecture, or a feature that would give wrong answers here.
         """
-        arch = (raw.get("architectures") or [str(raw.get("model_type"))])[0]
+        listed = raw.get("architectures")
+        arch = listed[0] if isinstance(listed, list) and listed else raw.get("model_type")
         if arch not in SUPPORTED:
             raise UnsupportedModelError(f"architecture {arch!r} is not supported; supported: {', '.join(SUPPORTED)}")
-        _refuse(arch, raw)
         try:
+            _refuse(arch, raw)
             hidden, heads, layers = raw["hidden_size"], raw["num_attention_heads"], raw["num_hidden_layers"]
             head_dim = raw.get("head_dim") or hidden // heads
             granite = arch == "GraniteForCausalLM"
@@ -116,18 +142,10 @@ class ModelConfig:
             raise UnsupportedModelError(
                 f"config.json of {arch} lacks {exc}; it is not a complete model folder"
             ) from exc
-
-
-def _read_json(path: Path, optional: bool = False) -> dict[str, Any]:
-    if not path.exists() and optional:
-        return {}
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
-        raise ModelNotFoundError(f"{path}: not readable as JSON ({exc}); a model folder needs a valid one") from exc
-    if not isinstance(raw, dict):
-        raise ModelNotFoundError(f"{path}: expected a JSON object, found {type(raw).__name__}")
-    return raw
+        except (TypeError, ValueError, AttributeError, ZeroDivisionError) as exc:
+            raise UnsupportedModelError(
+                f"config.json of {arch} has a value of the wrong type ({exc}); download it again"
+            ) from exc
 
 
 def _refuse(arch: str, raw: Mapping[str, Any]) -> None:

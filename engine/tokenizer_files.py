@@ -1,6 +1,5 @@
 """Reads the tokenizer files of a model folder, with the meaning transformers gives them."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from tokenizers import Tokenizer as Backend
 
 from alorakit.engine.chat_template import find_chat_template
 from alorakit.engine.errors import TokenizerError
+from alorakit.engine.files import read_json_object
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,7 @@ def _read_backend(path: Path) -> Backend:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
-        raise TokenizerError(f"{path}: not readable as JSON ({exc}); fetch the file again") from exc
-    if not isinstance(value, dict):
-        raise TokenizerError(f"{path}: expected a JSON object, found {type(value).__name__}; fetch the file again")
-    return value
+    return read_json_object(path, TokenizerError, "fetch the file again") if path.is_file() else {}
 
 
 def _as_added_token(value: Any) -> AddedToken | None:

@@ -46,6 +46,15 @@ _FIELDS = {
     },
 }
 _KNOWN = (ModelOption.SYSTEM_PROMPT, *_FIELDS)
+# The same keys as a person would type them.
+_ALIASES = {
+    "system_prompt": ModelOption.SYSTEM_PROMPT,
+    "max_new_tokens": ModelOption.MAX_NEW_TOKENS,
+    "max_tokens": ModelOption.MAX_NEW_TOKENS,
+    "seed": ModelOption.SEED,
+    "stop_sequences": ModelOption.STOP_SEQUENCES,
+    "stop": ModelOption.STOP_SEQUENCES,
+}
 
 
 @dataclass(frozen=True)
@@ -67,9 +76,11 @@ class Options:
         Raises:
             ConfigError: An unknown key, or a value of the wrong type.
         """
-        merged = {key: value for layer in layers for key, value in (layer or {}).items() if value is not None}
+        given = ((key, value) for layer in layers for key, value in (layer or {}).items() if value is not None)
+        merged = {_ALIASES.get(key, key): value for key, value in given}
         if unknown := sorted(repr(key) for key in merged if key not in _KNOWN):
-            raise ConfigError(f"unknown model options {', '.join(unknown)}; known ones are {', '.join(_KNOWN)}")
+            known = ", ".join(key.strip("@") for key in _KNOWN)
+            raise ConfigError(f"unknown model options {', '.join(unknown)}; known ones are {known}")
         system = merged.pop(ModelOption.SYSTEM_PROMPT, None)
         if system is not None and not isinstance(system, str):
             raise ConfigError(f"{ModelOption.SYSTEM_PROMPT} must be a string, found {system!r}")
