@@ -112,6 +112,7 @@ def test_on_missing_invocation(tiny_models, tiny_engine, make_adapter):
     assert output.usage.prompt_tokens == len(prompt) + len(INVOCATION)
 
 
+@pytest.mark.smollm
 @pytest.mark.parametrize("rank,targets", [(8, ALL_SEVEN), (32, QKV)], ids=["r8-all", "r32-qkv"])
 def test_smollm_equals_peft(rank, targets, smollm_path, make_adapter):
     from alorakit import Engine
