@@ -220,5 +220,10 @@ def _fuse(
                 b[row : row + spec.rank, column : column + out] = scaled
                 row += spec.rank
             column += out
+        if not (a.isfinite().all() and b.isfinite().all()):
+            raise AdapterError(
+                f"weights of {module_path(layer, present[0])} (or of what is fused with it) are not finite, or are not "
+                "after scaling; train the adapter again with a lower learning rate"
+            )
         fused[projection] = (a.to(device), b.to(device))
     return fused

@@ -1,6 +1,8 @@
 """From a caller's prompt to a sequence: tokenized, activation found, validated; refused here or never."""
 
 from collections.abc import Sequence as Seq
+from numbers import Integral
+from types import UnionType
 from typing import Any
 
 from alorakit.engine.adapters import Adapter
@@ -46,6 +48,7 @@ class Admission:
             MissingInvocationError: The aLoRA's invocation is not in the prompt and the engine may not add it.
         """
         tokens = self.tokenize(prompt)
+        self.check_ids(sorted(sampling.stop_ids))
         activation = None
         if adapter is not None:
             tokens, activation = self._activate(tokens, adapter)
@@ -71,17 +74,45 @@ class Admission:
             RequestError: Neither a text nor a list of ids of the vocabulary, or empty.
         """
         if isinstance(prompt, str):
-            tokens = self._tokenizer.encode(prompt)
+            tokens: list[int] = self._tokenizer.encode(prompt)
         elif isinstance(prompt, list | tuple):
-            tokens = list(prompt)
+            tokens = [int(t) if isinstance(t, Integral) and not isinstance(t, bool) else t for t in prompt]
         else:
             raise RequestError(f"prompt must be a text or a list of token ids, not {type(prompt).__name__}")
         if not tokens:
             raise RequestError("the prompt is empty; give at least one token")
+        self.check_ids(tokens)
+        return tokens
+
+    def check_ids(self, tokens: Seq[int]) -> None:
+        """RequestError if one is not a token id of the model."""
         for token in tokens:
             if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < self._vocab_size:
                 raise RequestError(f"token id {token!r} must be an integer from 0 to {self._vocab_size - 1}")
+
+    def candidate(self, text: str, end: bool) -> list[int]:
+        """Token ids of a candidate, closed by end-of-sequence if ``end``.
+
+        Raises:
+            RequestError: Not a text, no tokens, or tokens that the model does not know.
+        """
+        if not isinstance(text, str):
+            raise RequestError(f"candidate {text!r} must be a text")
+        tokens = self._tokenizer.encode(text, add_special_tokens=False)
+        if end:
+            if self._tokenizer.eos_token_id is None:
+                raise RequestError("the tokenizer has no end-of-sequence token; score with end=False")
+            tokens.append(self._tokenizer.eos_token_id)
+        if not tokens:
+            raise RequestError(f"candidate {text!r} has no token; leave it out, or score with end=True")
+        self.check_ids(tokens)
         return tokens
+
+    def branch_budget(self, tokens: list[int], adapter: Adapter | None) -> int:
+        """Rows that candidates of a prompt may take in one pass, the prompt's last token included."""
+        invocation = 0 if adapter is None else len(adapter.info.invocation_tokens or ())
+        room = self._capacity - len(tokens) - invocation
+        return max(1, min(self._config.max_num_batched_tokens, room))
 
     def _activate(self, tokens: list[int], adapter: Adapter) -> tuple[list[int], int | None]:
         activation = adapter.find_activation(tokens)
@@ -118,20 +149,24 @@ def as_prompts(prompts: Prompt | Seq[Prompt]) -> list[Prompt]:
     """A caller's prompts as a list: one text, one list of ids, or a list of either."""
     if isinstance(prompts, str):
         return [prompts]
-    items = list(prompts)
-    if items and all(isinstance(item, int) for item in items):
-        return [items]  # type: ignore[list-item]
-    return items  # type: ignore[return-value]
+    if not isinstance(prompts, list | tuple):
+        kind = type(prompts).__name__
+        raise RequestError(f"prompts must be a text, a list of token ids, or a list of either, not {kind}")
+    if prompts and all(isinstance(item, Integral) for item in prompts):
+        return [prompts]
+    return list(prompts)
 
 
-def per_prompt(name: str, value: Any, count: int) -> list[Any]:
+def per_prompt(name: str, value: Any, count: int, kind: type | UnionType) -> list[Any]:
     """One value for each of ``count`` prompts; a list must already have that many.
 
     Raises:
-        RequestError: A list of another length.
+        RequestError: A list of another length, or a value that is not of ``kind``.
     """
-    if isinstance(value, list | tuple):
-        if len(value) != count:
-            raise RequestError(f"{name} has {len(value)} entries for {count} prompts; give one, or one per prompt")
-        return list(value)
-    return [value] * count
+    values = list(value) if isinstance(value, list | tuple) else [value] * count
+    if len(values) != count:
+        raise RequestError(f"{name} has {len(values)} entries for {count} prompts; give one, or one per prompt")
+    for item in values:
+        if not isinstance(item, kind):
+            raise RequestError(f"{name}={item!r} must be {getattr(kind, '__name__', kind)}, not {type(item).__name__}")
+    return values

@@ -23,7 +23,11 @@ class KVCache:
     ) -> None:
         """Reserve memory for ``num_blocks`` blocks; a page is touched when it is first written."""
         shape = (config.num_layers, 2, config.num_kv_heads, num_blocks * block_size, config.head_dim)
-        self.data = torch.empty(shape, dtype=dtype, device=device)
+        try:
+            self.data = torch.empty(shape, dtype=dtype, device=device)
+        except (RuntimeError, MemoryError) as exc:
+            size = self.bytes_per_token(config, dtype) * num_blocks * block_size
+            raise ConfigError(f"a KV cache of {size} bytes cannot be allocated; lower cache_blocks") from exc
         self.block_size = block_size
 
     @staticmethod

@@ -30,6 +30,7 @@ class Batch:
         adapters: Deltas to add, or None if no row is adapted.
         logits_rows: int64 [n], rows whose next-token logits are wanted.
         wanted: The entries those rows belong to, in order.
+        entries: All entries, in row order.
     """
 
     token_ids: Tensor
@@ -40,6 +41,7 @@ class Batch:
     adapters: BatchedAdapters | None
     logits_rows: Tensor
     wanted: list[Entry]
+    entries: list[Entry]
 
 
 def build(plan: Schedule, config: ModelConfig, block_size: int, dtype: torch.dtype, device: torch.device) -> Batch:
@@ -83,6 +85,7 @@ def build(plan: Schedule, config: ModelConfig, block_size: int, dtype: torch.dty
         adapters=BatchedAdapters(segments) if segments else None,
         logits_rows=torch.tensor(logits_rows, dtype=torch.int64, device=device),
         wanted=[entry for entry in plan.entries if entry.logits_rows],
+        entries=plan.entries,
     )
 
 

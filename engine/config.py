@@ -1,5 +1,6 @@
 """Engine settings: one frozen dataclass, the source of truth for keywords and command-line defaults."""
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,12 +58,16 @@ class EngineConfig:
         _one_of("on_missing_invocation", self.on_missing_invocation, MISSING_INVOCATION)
         for name in ("block_size", "max_num_seqs", "max_num_batched_tokens"):
             _positive(name, getattr(self, name))
+        limit = 4 * (os.cpu_count() or 1)
+        if self.num_threads is not None and (type(self.num_threads) is not int or self.num_threads > limit):
+            raise ConfigError(f"num_threads={self.num_threads!r} must be an integer from 1 to {limit}")
         for name in ("cache_blocks", "max_model_len", "num_threads"):
             if getattr(self, name) is not None:
                 _positive(name, getattr(self, name))
-        if not isinstance(self.max_draft_tokens, int) or not 0 <= self.max_draft_tokens <= 64:
+        if type(self.max_draft_tokens) is not int or not 0 <= self.max_draft_tokens <= 64:
             raise ConfigError(f"max_draft_tokens={self.max_draft_tokens!r} must be an integer from 0 to 64")
-        if not 0.0 < self.memory_fraction <= 0.95:
+        fraction = self.memory_fraction
+        if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0.0 < fraction <= 0.95:
             raise ConfigError(f"memory_fraction={self.memory_fraction!r} must be above 0 and at most 0.95")
 
 

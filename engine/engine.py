@@ -16,11 +16,11 @@ from alorakit.engine.attention import KVCache, derive_blocks
 from alorakit.engine.block_tree import BlockTree
 from alorakit.engine.config import EngineConfig
 from alorakit.engine.devices import pick_device, pick_dtype
-from alorakit.engine.errors import ConfigError, RequestError
+from alorakit.engine.errors import ClosedError, ConfigError, RequestError
 from alorakit.engine.model import Decoder
 from alorakit.engine.model_config import ModelConfig
 from alorakit.engine.pretrained import resolve_model
-from alorakit.engine.registry import AdapterRegistry
+from alorakit.engine.registry import AdapterRegistry, known_names
 from alorakit.engine.request import RequestOutput, SamplingParams, ScoreResult, StreamChunk
 from alorakit.engine.runner import Runner
 from alorakit.engine.sampler import Sampler
@@ -56,15 +56,14 @@ class Engine:
         cache = KVCache(model.config, blocks, config.block_size, model.dtype, model.device)
         self._runner = Runner(model, cache)
         self._scheduler = Scheduler(config, self._tree)
-        eos = set(model.config.eos_token_ids)
-        if tokenizer.eos_token_id is not None:
-            eos.add(tokenizer.eos_token_id)
-        self._eos = frozenset(eos)
+        eos = {*model.config.eos_token_ids, tokenizer.eos_token_id}
+        self._eos = frozenset(i for i in eos if i is not None and 0 <= i < model.config.vocab_size)
         self._sampler = Sampler(self._eos)
         capacity = blocks * config.block_size
         self._admission = Admission(config, tokenizer, model.config.vocab_size, self._max_model_len, capacity)
-        self._registry = AdapterRegistry(model, {name, path.resolve().name})
+        self._registry = AdapterRegistry(model, {name, *known_names(path)})
         self._tokens_cached = self._requests = 0
+        self._closed = False
 
     @classmethod
     def from_pretrained(cls, model: str | Path, **config: object) -> "Engine":
@@ -128,6 +127,7 @@ class Engine:
         Raises:
             AdapterError: The name is taken, or the folder cannot be loaded; nothing is registered then.
         """
+        self._check_open()
         return self._registry.add(name, path, replace, layout)
 
     def remove_adapter(self, name: str) -> None:
@@ -158,10 +158,13 @@ class Engine:
 
         Raises:
             RequestError: A prompt, parameter or adapter is not usable; then no prompt of the call is run.
+            NumericsError: The model or an adapter computed values that are not finite.
         """
+        self._check_open()
         items = as_prompts(prompts)
-        params = per_prompt("sampling", sampling if sampling is not None else SamplingParams(), len(items))
-        names: list[str | None] = per_prompt("adapter", adapter, len(items))
+        given = sampling if sampling is not None else SamplingParams()
+        params = per_prompt("sampling", given, len(items), SamplingParams)
+        names = per_prompt("adapter", adapter, len(items), str | None)
         sequences = [
             self._admission.sequence(item, param, self._registry.get(name), None, index, sample)
             for index, (item, param, name) in enumerate(zip(items, params, names, strict=True))
@@ -181,7 +184,8 @@ class Engine:
         Raises:
             RequestError: As :meth:`generate`; raised at the call, not at the first chunk.
         """
-        params = sampling or SamplingParams()
+        self._check_open()
+        [params] = per_prompt("sampling", sampling if sampling is not None else SamplingParams(), 1, SamplingParams)
         if params.n != 1:
             raise RequestError(f"n={params.n} cannot be streamed; use n=1, or generate")
         sequence = self._admission.sequence(prompt, params, self._registry.get(adapter))
@@ -202,11 +206,11 @@ class Engine:
         Raises:
             RequestError: No candidates, an empty one with ``end=False``, or one that is too long.
         """
+        self._check_open()
         started = time.perf_counter()
-        budget = min(self.config.max_num_batched_tokens, self._admission.max_len)
-        groups = plan_candidates(self.tokenizer, candidates, end, budget)
-        weights = self._registry.get(adapter)
-        sequences = [self._admission.sequence(prompt, SamplingParams(), weights, g.branches) for g in groups]
+        tokens, weights = self._admission.tokenize(prompt), self._registry.get(adapter)
+        groups = plan_candidates(self._admission, candidates, end, self._admission.branch_budget(tokens, weights))
+        sequences = [self._admission.sequence(tokens, SamplingParams(), weights, g.branches) for g in groups]
         # One after the other: the second group finds the first one's prefix in the cache.
         for sequence in sequences:
             self._run([sequence])
@@ -233,20 +237,32 @@ class Engine:
         self._scheduler.check_integrity()
 
     def close(self) -> None:
-        """End every request (``finish_reason="abort"``) and forget the adapters."""
+        """End every request (``finish_reason="abort"``) and let go of model, cache and adapters; may be repeated."""
+        if self._closed:
+            return
+        self._closed = True
         for sequence in [*self._scheduler.running, *self._scheduler.waiting]:
             self._scheduler.end(sequence, "abort")
         self._registry.clear()
+        self._runner.free()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("the engine is closed; make another with Engine.from_pretrained")
 
     # --- the loop -----------------------------------------------------------------------------------------------
 
     def step(self) -> None:
         """One forward pass over whatever is scheduled."""
         plan = self._scheduler.schedule()
-        model = self._runner.model
-        batch = batches.build(plan, self.model_config, self.config.block_size, model.dtype, model.device)
-        logits = self._runner.run(batch)
-        tokens = self._sampler.sample(logits, batch.wanted)
+        try:
+            model = self._runner.model
+            batch = batches.build(plan, self.model_config, self.config.block_size, model.dtype, model.device)
+            logits = self._runner.run(batch)
+            tokens = self._sampler.sample(logits, batch.wanted)
+        except BaseException:
+            self._scheduler.roll_back(plan)
+            raise
         for entry, new in zip(batch.wanted, tokens, strict=True):
             if entry.completes:
                 self._advance(entry.sequence, new)
@@ -254,6 +270,8 @@ class Engine:
 
     def _advance(self, sequence: Sequence, tokens: list[int]) -> None:
         """Add new tokens (none to a scored sequence, which is done) and decide whether they end it."""
+        if sequence.error is not None:
+            return
         if sequence.first_token is None:
             sequence.first_token = time.perf_counter()
         if sequence.branches is not None:
@@ -268,7 +286,7 @@ class Engine:
     def _append(self, sequence: Sequence, token: int) -> None:
         sequence.tokens.append(token)
         params, output = sequence.sampling, sequence.output
-        if token in params.stop_token_ids or (token in self._eos and not params.ignore_eos):
+        if token in params.stop_ids or (token in self._eos and not params.ignore_eos):
             output.push_silent(token)
             output.finish()
             sequence.finish_reason = "stop"
@@ -285,18 +303,21 @@ class Engine:
                 self.step()
         finally:
             self._abort(sequences)
+        for sequence in sequences:
+            if sequence.error is not None:
+                raise sequence.error
 
     def _stream(self, sequence: Sequence) -> Iterator[StreamChunk]:
         self._scheduler.add(sequence)
-        sent = 0
         try:
             done = False
             while not done:
                 if sequence.status is not Status.FINISHED:  # another call's steps may have ended it meanwhile
                     self.step()
                 done = sequence.status is Status.FINISHED
-                text, ids = sequence.output.stream(final=done), sequence.output.token_ids[sent:]
-                sent += len(ids)
+                if sequence.error is not None:
+                    raise sequence.error
+                text, ids = sequence.output.stream(final=done)
                 if done:
                     yield StreamChunk(text, ids, sequence.finish_reason, sequence.to_output())
                 elif text or ids:

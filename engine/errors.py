@@ -48,6 +48,14 @@ class AdapterNotFoundError(AlorakitError, KeyError):
     """No adapter is registered under that name."""
 
 
+class NumericsError(AlorakitError, ArithmeticError):
+    """The model computed values that are not finite; nothing of that request is kept."""
+
+
+class ClosedError(AlorakitError, RuntimeError):
+    """The engine was closed."""
+
+
 class DataError(AlorakitError, ValueError):
     """A training row cannot be used; the message names the file and the line number."""
 

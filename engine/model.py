@@ -87,6 +87,12 @@ class Decoder:
                 getattr(layer, name).pack()
         self.lm_head.pack()
 
+    def release(self) -> None:
+        """Drop the weights; the model cannot be used any more."""
+        self.layers.clear()
+        self.embedding = self.final_norm = self.embedding.new_empty(0)
+        self.lm_head = Linear(self.embedding)
+
     def forward(self, token_ids: Tensor, positions: Tensor, attention: Attention, lora: LoraApplier | None) -> Tensor:
         """Run all layers over a flat batch of rows.
 

@@ -20,7 +20,7 @@ class OutputText:
         self._stops = stops
         self._ends: list[int] = []  # length of the text that each token completes, or more while it is held back
         self._raw: list[int] = []
-        self._streamed = 0
+        self._streamed = self._streamed_ids = 0
         self.text = ""
         self.token_ids: list[int] = []
 
@@ -45,12 +45,13 @@ class OutputText:
         self.text += self._detokenizer.flush()
         return self._find_stop(before)
 
-    def stream(self, final: bool = False) -> str:
-        """Text not yet streamed that can no longer become part of a stop string."""
+    def stream(self, final: bool = False) -> tuple[str, list[int]]:
+        """Text and ids not yet streamed that can no longer become part of a stop string."""
         safe = len(self.text) if final else len(self.text) - self._possible_stop()
-        piece = self.text[self._streamed : safe]
-        self._streamed = max(self._streamed, safe)
-        return piece
+        whole = len(self.token_ids) if final else bisect_right(self._ends, safe)
+        piece, ids = self.text[self._streamed : safe], self.token_ids[self._streamed_ids : whole]
+        self._streamed, self._streamed_ids = max(self._streamed, safe), max(self._streamed_ids, whole)
+        return piece, ids
 
     def _find_stop(self, before: int) -> bool:
         found = [at for s in self._stops if (at := self.text.find(s, max(0, before - len(s) + 1))) >= 0]

@@ -5,7 +5,10 @@ from pathlib import Path
 
 from alorakit.engine.adapters import Adapter, AdapterInfo, load_adapter
 from alorakit.engine.errors import AdapterError, AdapterNotFoundError
+from alorakit.engine.gguf import MARKER_NAME
+from alorakit.engine.layouts import LAYOUTS
 from alorakit.engine.model import Decoder
+from alorakit.engine.pretrained import DEMO_MODEL
 
 
 class AdapterRegistry:
@@ -28,6 +31,10 @@ class AdapterRegistry:
             raise AdapterError(f"adapter name {name!r} must be a non-empty string")
         if name in self._adapters and not replace:
             raise AdapterError(f"adapter {name!r} is already registered; pass replace=True or another name")
+        if layout is not None and layout not in LAYOUTS:
+            raise AdapterError(f"layout={layout!r} is not one of {', '.join(LAYOUTS)}")
+        if not isinstance(path, str | Path):
+            raise AdapterError(f"adapter path {path!r} must be a folder's path")
         model = self._model
         adapter = load_adapter(name, path, model.config, model.device, layout)
         base = _last_part(adapter.info.base_model)
@@ -49,7 +56,7 @@ class AdapterRegistry:
         """The adapter of that name; None for None (the base model)."""
         if name is None:
             return None
-        if name not in self._adapters:
+        if not isinstance(name, str) or name not in self._adapters:
             known = ", ".join(sorted(self._adapters)) or "none"
             raise AdapterNotFoundError(f"no adapter named {name!r}; registered: {known}; add it with add_adapter")
         return self._adapters[name]
@@ -57,6 +64,13 @@ class AdapterRegistry:
     def clear(self) -> None:
         """Forget every adapter."""
         self._adapters.clear()
+
+
+def known_names(path: Path) -> set[str]:
+    """Names by which a model folder may be known: its own, and the Hub id that a Hub or demo folder stands for."""
+    folder = path.resolve()
+    names = {folder.name} | {part.split("--")[-1] for part in folder.parts if part.startswith("models--")}
+    return names | {DEMO_MODEL} if (folder / MARKER_NAME).is_file() else names
 
 
 def _last_part(name: str) -> str:

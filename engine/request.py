@@ -1,6 +1,7 @@
 """What goes in and what comes out: sampling parameters, outputs, scores."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from alorakit.engine.errors import RequestError
 
@@ -42,8 +43,8 @@ class SamplingParams:
     min_p: float = 0.0
     seed: int | None = None
     n: int = 1
-    stop: str | tuple[str, ...] | list[str] = ()
-    stop_token_ids: tuple[int, ...] | list[int] = ()
+    stop: str | tuple[str, ...] | list[str] | None = ()
+    stop_token_ids: tuple[int, ...] | list[int] | None = ()
     ignore_eos: bool = False
     logprobs: int | None = None
     prompt_logprobs: int | None = None
@@ -53,18 +54,25 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         """Check every value, and turn lists into tuples."""
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        object.__setattr__(self, "stop", stop)
-        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        stop = _as_tuple("stop", (self.stop,) if isinstance(self.stop, str) else self.stop)
         if len(stop) > MAX_STOPS or any(not isinstance(s, str) or not s for s in stop):
             raise RequestError(f"stop={stop!r} must be at most {MAX_STOPS} non-empty strings")
+        ids = _as_tuple("stop_token_ids", self.stop_token_ids)
+        if any(not isinstance(i, int) or isinstance(i, bool) or i < 0 for i in ids):
+            raise RequestError(f"stop_token_ids={ids!r} must be token ids, integers of at least 0")
+        object.__setattr__(self, "stop", stop)
+        object.__setattr__(self, "stop_token_ids", ids)
         for name in ("max_tokens", "min_tokens", "top_k", "n", "logprobs", "prompt_logprobs", "seed"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
                 raise RequestError(f"{name}={value!r} must be an integer")
         _within("max_tokens", self.max_tokens, 1, None)
         _within("min_tokens", self.min_tokens, 0, self.max_tokens)
-        _within("temperature", self.temperature, 0.0, None)
+        _within("temperature", self.temperature, 0.0, 1000.0)
+        if 0.0 < self.temperature < 1e-6:
+            raise RequestError(
+                f"temperature={self.temperature!r} is below 1e-06; use temperature=0.0 for greedy decoding"
+            )
         _within("top_p", self.top_p, 0.0, 1.0)
         _within("top_k", self.top_k, 0, None)
         _within("min_p", self.min_p, 0.0, 1.0)
@@ -81,7 +89,20 @@ class SamplingParams:
     @property
     def stops(self) -> tuple[str, ...]:
         """The stop strings, always a tuple."""
-        return tuple(self.stop)
+        return tuple(self.stop or ())
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """The stop tokens."""
+        return frozenset(self.stop_token_ids or ())
+
+
+def _as_tuple(name: str, value: object) -> tuple[Any, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, list | tuple | set | frozenset):
+        return tuple(value)
+    raise RequestError(f"{name}={value!r} must be a list")
 
 
 def _within(name: str, value: float, low: float, high: float | None) -> None:
@@ -123,11 +144,11 @@ class RequestOutput:
         text: Decoded text, without a stop token or stop string.
         token_ids: Decoded ids, a stop token included; after a stop string they end at the last token wholly
             before it.
-        finish_reason: ``"stop"`` or ``"length"``.
+        finish_reason: ``"stop"``, ``"length"``, or ``"abort"`` if the engine was closed meanwhile.
         logprobs: For each token, a dict of token id to log-probability; None unless asked for.
         prompt_logprobs: The same for each prompt token, None for the first; None unless asked for.
-        adapter: Name of the adapter, or None for the base model.
-        activation: Index of the first adapted token, or None.
+        adapter: Name of the adapter asked for, or None for the base model.
+        activation: Index of the first adapted token; None: no token was adapted.
         usage: Token counts.
         timing: Seconds.
         prompt_index: Which prompt of the call.

@@ -1,10 +1,13 @@
 """Runs a batch through the model."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from alorakit.engine.attention import KVCache, PagedAttention
 from alorakit.engine.batch import Batch
+from alorakit.engine.errors import NumericsError
 from alorakit.engine.model import Decoder
 
 
@@ -20,13 +23,37 @@ class Runner:
         self.model, self.cache = model, cache
         self.tokens_computed = 0
 
+    def free(self) -> None:
+        """Let go of the weights' and the cache's memory; the runner cannot run any more."""
+        self.model.release()
+        self.cache.data = self.cache.data.new_empty(0)
+
     @torch.inference_mode()
     def run(self, batch: Batch) -> Tensor:
-        """Copy blocks, run the model, and return float32 logits [len(logits_rows), vocab_size]."""
+        """Copy blocks, run the model, and return float32 logits [len(logits_rows), vocab_size].
+
+        Sequences whose rows are not finite get a NumericsError; the others are not touched by that.
+        """
         for copy in batch.copies:
             self.cache.copy_rows(copy.source, copy.dest, copy.rows)
         attention = PagedAttention(self.cache, self.model.config, batch.writes, batch.spans)
         hidden = self.model.forward(batch.token_ids, batch.positions, attention, batch.adapters)
         self.tokens_computed += batch.token_ids.shape[0]
+        if not math.isfinite(hidden.sum(dtype=torch.float32)):
+            _mark_failed(hidden, batch)
         wanted = hidden[batch.logits_rows]
         return self.model.logits(wanted) if len(wanted) else wanted.float()
+
+
+def _mark_failed(hidden: Tensor, batch: Batch) -> None:
+    """Give every entry that has a row with NaN or infinity its error."""
+    row = 0
+    for entry in batch.entries:
+        if not hidden[row : row + entry.num_rows].isfinite().all():
+            name = entry.sequence.adapter_name
+            who = "the base model" if name is None else f"adapter {name!r}"
+            entry.sequence.error = NumericsError(
+                f"{who} computed values that are not finite (tokens {entry.start} to "
+                f"{entry.start + entry.num_tokens - 1}); check its weights, or use dtype='float32'"
+            )
+        row += entry.num_rows

@@ -31,6 +31,9 @@ class Sampler:
         for entry in entries:
             rows = logits[row : row + len(entry.logits_rows)]
             row += len(rows)
+            if entry.sequence.error is not None:
+                chosen.append([])
+                continue
             if num := entry.num_prompt_logprobs:
                 _report_prompt(rows[:num], entry)
             last = rows[-(entry.num_rows - entry.num_tokens + 1) :]
@@ -54,7 +57,8 @@ class Sampler:
         if params.temperature == 0.0:
             token = int(adjusted.argmax())
         else:
-            probs = _truncated(adjusted / params.temperature, params)
+            # The largest logit first becomes 0, so that no temperature can make it overflow.
+            probs = _truncated((adjusted - adjusted.max()) / params.temperature, params)
             if sequence.generator is None:
                 sequence.generator = _generator(params.seed, sequence.sample_index)
             # Gumbel-max: argmax(p / e) with e ~ Exp(1) draws from p.
@@ -78,7 +82,7 @@ class Sampler:
             lowered = params.presence_penalty + params.frequency_penalty * counts
             logits = logits.index_add(0, ids, -lowered.to(logits.dtype))
         if len(decoded) < params.min_tokens:
-            banned = torch.tensor(sorted(self._eos | set(params.stop_token_ids)), device=logits.device)
+            banned = torch.tensor(sorted(self._eos | params.stop_ids), device=logits.device)
             logits = logits.index_fill(0, banned, float("-inf"))
         return logits
 
@@ -108,6 +112,7 @@ def _truncated(logits: Tensor, params: SamplingParams) -> Tensor:
         ordered, index = probs.sort(descending=True)
         before = ordered.cumsum(-1) - ordered
         kept = torch.where(before < params.top_p * ordered.sum(), ordered, 0.0)
+        kept[0] = ordered[0]
         probs = torch.zeros_like(probs).scatter(-1, index, kept)
     if params.min_p > 0.0:
         probs = torch.where(probs >= params.min_p * probs.max(), probs, 0.0)

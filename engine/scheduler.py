@@ -51,11 +51,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class BlockCopy:
-    """Copy the first ``rows`` slots of block ``source`` to block ``dest``, before the forward pass, in order."""
+    """Copy the first ``rows`` slots of block ``source`` to ``sequence``'s block ``dest``, before the forward pass."""
 
     source: int
     dest: int
     rows: int
+    sequence: Sequence
 
 
 @dataclass
@@ -105,10 +106,19 @@ class Scheduler:
         self._admit(plan, budget)
         return plan
 
+    def roll_back(self, plan: Schedule) -> None:
+        """The step failed: its copies may not have been made, so their rows count as not computed."""
+        for copy in plan.copies:
+            self._forget_private_rows(copy.sequence)
+
     def finish(self, plan: Schedule) -> None:
         """After the forward pass: full blocks go to the tree for others to share, ended sequences let theirs go."""
         for entry in plan.entries:
             sequence = entry.sequence
+            if sequence.error is not None:
+                self._forget_private_rows(sequence)
+                self.end(sequence, "error")
+                continue
             # The newest token has no KV yet, whether it followed one row or several right guesses.
             decoded = entry.completes and not entry.branches
             sequence.num_computed = len(sequence.tokens) - 1 if decoded else entry.start + entry.num_tokens
@@ -119,7 +129,8 @@ class Scheduler:
     def end(self, sequence: Sequence, reason: str) -> None:
         """A sequence is done (or given up): keep its KV in the tree, free the rest."""
         sequence.status, sequence.finish_reason, sequence.finished = Status.FINISHED, reason, perf_counter()
-        self.answers.add(sequence)
+        if reason in ("stop", "length"):
+            self.answers.add(sequence)
         if sequence in self.running:
             self.running.remove(sequence)
         elif sequence in self.waiting:
@@ -201,7 +212,7 @@ class Scheduler:
                 self.waiting.appendleft(sequence)
                 break
             if match.partial:
-                plan.copies.append(BlockCopy(match.partial.block, private[0], match.partial_rows))
+                plan.copies.append(BlockCopy(match.partial.block, private[0], match.partial_rows, sequence))
             sequence.nodes, sequence.blocks = list(match.nodes), shared + private
             sequence.num_computed = match.num_tokens
             if sequence.num_cached is None:
@@ -246,6 +257,9 @@ class Scheduler:
                 self.tree.free([sequence.blocks[index]])
                 sequence.blocks[index] = node.block
             sequence.nodes.append(node)
+
+    def _forget_private_rows(self, sequence: Sequence) -> None:
+        sequence.num_computed = min(sequence.num_computed, len(sequence.nodes) * self.tree.block_size)
 
     def _insert(self, sequence: Sequence, rows: int) -> Node | None:
         start = len(sequence.nodes) * self.tree.block_size

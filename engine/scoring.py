@@ -5,11 +5,11 @@ import time
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
+from alorakit.engine.admission import Admission
 from alorakit.engine.branches import Branches
 from alorakit.engine.errors import RequestError
 from alorakit.engine.request import CandidateScore, ScoreResult, Timing, Usage
 from alorakit.engine.sequence import Sequence
-from alorakit.engine.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class CandidateGroup:
         return Branches.of(self.token_ids)
 
 
-def plan_candidates(tokenizer: Tokenizer, candidates: Seq[str], end: bool, budget: int) -> list[CandidateGroup]:
+def plan_candidates(admission: Admission, candidates: Seq[str], end: bool, budget: int) -> list[CandidateGroup]:
     """Tokenize candidates and group them so that each group's rows fit one pass.
 
     Args:
-        tokenizer: The model's.
+        admission: Knows the tokenizer and the vocabulary.
         candidates: Texts.
         end: Close each by end-of-sequence.
         budget: Most rows in one pass, the prompt's last token included.
@@ -37,23 +37,17 @@ def plan_candidates(tokenizer: Tokenizer, candidates: Seq[str], end: bool, budge
     Raises:
         RequestError: No candidates, not texts, an empty one, one that is too long, or no end-of-sequence token.
     """
-    if isinstance(candidates, str) or not candidates or any(not isinstance(c, str) for c in candidates):
+    if not isinstance(candidates, list | tuple) or not candidates:
         raise RequestError(f"candidates={candidates!r} must be a non-empty list of texts")
-    if end and tokenizer.eos_token_id is None:
-        raise RequestError("the tokenizer has no end-of-sequence token; score with end=False")
     groups: list[CandidateGroup] = []
     texts: list[str] = []
     ids: list[tuple[int, ...]] = []
     rows = 1
     for text in candidates:
-        tokens = tokenizer.encode(text, add_special_tokens=False)
-        if end and tokenizer.eos_token_id is not None:
-            tokens = [*tokens, tokenizer.eos_token_id]
-        if not tokens:
-            raise RequestError(f"candidate {text!r} has no token; leave it out, or score with end=True")
+        tokens = admission.candidate(text, end)
         if len(tokens) > budget:
             raise RequestError(f"candidate {text[:40]!r}… has {len(tokens)} tokens, but one pass takes {budget}")
-        if rows + len(tokens) - 1 > budget:
+        if texts and rows + len(tokens) - 1 > budget:
             groups.append(CandidateGroup(tuple(texts), tuple(ids)))
             texts, ids, rows = [], [], 1
         texts.append(text)

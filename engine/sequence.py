@@ -9,6 +9,7 @@ import torch
 from alorakit.engine.adapters import Adapter
 from alorakit.engine.block_tree import Extra, Node
 from alorakit.engine.branches import Branches
+from alorakit.engine.errors import AlorakitError
 from alorakit.engine.output import OutputText
 from alorakit.engine.request import RequestOutput, SamplingParams, Timing, Usage
 
@@ -56,6 +57,7 @@ class Sequence:
     num_computed: int = 0
     num_cached: int | None = None
     finish_reason: str | None = None
+    error: AlorakitError | None = None
     token_logprobs: list[dict[int, float]] = field(default_factory=list)
     prompt_logprobs: list[dict[int, float]] = field(default_factory=list)
     branch_logprobs: list[float] | None = None

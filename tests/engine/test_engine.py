@@ -217,3 +217,114 @@ def test_an_error_in_a_step_frees_the_requests_it_hit(tiny_engine, monkeypatch):
     engine.check_integrity()
     monkeypatch.undo()
     assert len(engine.generate(PROMPT, greedy(max_tokens=4))[0].token_ids) == 4
+
+
+def test_an_interrupted_step_leaves_no_uncopied_rows_in_the_cache(tiny_engine, monkeypatch):
+    engine, clean = tiny_engine(block_size=4, cache_blocks=4), tiny_engine()
+    params = greedy(max_tokens=1)
+    engine.generate(list(range(200, 213)), params)
+    engine.generate([50, 60, 70], params)  # its tail is cached: the next request plans to copy it …
+    monkeypatch.setattr(engine._runner, "run", lambda batch: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):  # … and the one after it evicts the copy's source
+        engine.generate([[50, 60, 70, 9], list(range(100, 112))], params)
+    monkeypatch.undo()
+    engine.check_integrity()
+    (again,) = engine.generate([50, 60, 70, 9], greedy(max_tokens=6))
+    assert again.token_ids == clean.generate([50, 60, 70, 9], greedy(max_tokens=6))[0].token_ids
+
+
+def test_values_that_are_not_finite_end_their_request_and_nobody_elses(tiny_engine, tiny_models, make_adapter):
+    from safetensors.torch import load_file, save_file
+
+    from alorakit.engine.errors import AdapterError, NumericsError
+
+    path = make_adapter(tiny_models["llama"])
+    file = path / "adapter_model.safetensors"
+    tensors = load_file(file)
+    engine, clean = tiny_engine(), tiny_engine()
+    prompt = prompt_with(1, 1)
+    save_file({k: v * 1e30 for k, v in tensors.items()}, file)  # finite, but overflows in the model
+    engine.add_adapter("overflows", path)
+    for call in (
+        lambda: engine.generate([prompt, prompt], adapter=["overflows", None]),
+        lambda: engine.score(prompt, ["a", "b"], adapter="overflows"),
+        lambda: list(engine.stream(prompt, adapter="overflows")),
+    ):
+        with pytest.raises(NumericsError, match="'overflows' computed values that are not finite"):
+            call()
+        engine.check_integrity()
+    assert engine.generate(prompt)[0].token_ids == clean.generate(prompt)[0].token_ids
+    save_file({k: v * float("nan") for k, v in tensors.items()}, file)
+    with pytest.raises(AdapterError, match="not finite"):
+        engine.add_adapter("nan", path)
+
+
+def test_streamed_ids_are_never_taken_back(tiny_engine):
+    engine = tiny_engine()
+    (free,) = engine.generate(PROMPT, greedy(max_tokens=20))
+    for start in range(4, 12):
+        params = greedy(max_tokens=20, stop=free.text[start : start + 7])
+        chunks = list(engine.stream(PROMPT, params))
+        assert [t for c in chunks for t in c.token_ids] == engine.generate(PROMPT, params)[0].token_ids
+        assert "".join(c.text for c in chunks) == free.text[: free.text.index(params.stops[0])]
+
+
+@pytest.mark.parametrize("kwargs", [{"temperature": 1e-6}, {"temperature": 2e-5, "min_tokens": 2}, {"top_p": 1e-300}])
+def test_extreme_sampling_is_greedy_not_garbage(tiny_engine, kwargs):
+    engine = tiny_engine()
+    params = greedy(max_tokens=6, **({"temperature": 1.0} | kwargs))
+    assert engine.generate(PROMPT, params)[0].token_ids == engine.generate(PROMPT, greedy(max_tokens=6))[0].token_ids
+
+
+def test_a_closed_engine_says_so(tiny_models):
+    from alorakit import Engine
+    from alorakit.engine.errors import ClosedError
+
+    engine = Engine.from_pretrained(tiny_models["llama"], dtype="float32", device="cpu", cache_blocks=8)
+    engine.close()
+    engine.close()
+    for call in (lambda: engine.generate([5]), lambda: engine.score([5], ["a"]), lambda: engine.stream([5])):
+        with pytest.raises(ClosedError, match="closed"):
+            call()
+
+
+def test_many_candidates_on_a_small_cache(tiny_engine):
+    candidates = [f"label {i}" for i in range(200)]
+    small = tiny_engine(block_size=4, cache_blocks=16).score(PROMPT, candidates)
+    want = tiny_engine().score(PROMPT, candidates)
+    assert [s.logprob for s in small] == pytest.approx([s.logprob for s in want], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda e: e.generate(None),
+        lambda e: e.generate(b"hi"),
+        lambda e: e.generate({5: 1}),
+        lambda e: e.generate(PROMPT, 5),
+        lambda e: e.generate(PROMPT, {"max_tokens": 3}),
+        lambda e: e.generate(PROMPT, adapter=[["a"]]),
+        lambda e: e.generate(PROMPT, SamplingParams(min_tokens=1, stop_token_ids=[99999])),
+        lambda e: SamplingParams(stop_token_ids=["a"]),
+        lambda e: SamplingParams(stop_token_ids=5),
+        lambda e: SamplingParams(stop=5),
+        lambda e: SamplingParams(temperature=float("inf")),
+        lambda e: SamplingParams(temperature=10**400),
+        lambda e: e.score(PROMPT, (c for c in "ab")),
+        lambda e: e.score(PROMPT, ["a", 5]),
+    ],
+)
+def test_arguments_of_the_wrong_kind(tiny_engine, call):
+    engine = tiny_engine()
+    with pytest.raises(RequestError):
+        call(engine)
+    assert engine.stats().tokens_computed == 0
+
+
+def test_none_means_no_stops_and_numpy_ids_are_ids(tiny_engine):
+    import numpy as np
+
+    engine = tiny_engine()
+    (want,) = engine.generate(PROMPT, greedy(max_tokens=3))
+    params = greedy(max_tokens=3, stop=None, stop_token_ids=None)
+    assert engine.generate(list(np.array(PROMPT)), params)[0].token_ids == want.token_ids
