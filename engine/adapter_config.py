@@ -2,16 +2,19 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from alorakit.engine.errors import AdapterError
-from alorakit.engine.files import read_json_object
+from alorakit.engine.files import is_file, read_json_object
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 MAX_RANK = 256
+MAX_ALPHA = 1e6
+MAX_PATTERN_LENGTH = 1000
+MAX_PATTERN_REPEATS = 8
 
 # Fields that do not change what the adapter computes, whatever their value.
 _HARMLESS = {
@@ -22,7 +25,7 @@ _HARMLESS = {
     "target_modules", "task_type", "use_rslora",
 }  # fmt: skip
 # Initialisations that leave the base weights as they are; the others (PiSSA, OLoRA, LoftQ …) change them.
-_PLAIN_INITS = (True, False, None, "gaussian", "eva", "orthogonal")
+_PLAIN_INITS = ("gaussian", "eva", "orthogonal")
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,11 @@ class AdapterConfig:
             AdapterError: No such file, not JSON, or a feature that is not supported.
         """
         path = Path(folder) / "adapter_config.json"
-        if not path.is_file():
+        if not is_file(path):
             raise AdapterError(f"{folder}: no adapter_config.json; an adapter folder holds it and its safetensors")
         raw = read_json_object(path, AdapterError, "save or download the adapter again")
         _refuse(path, raw)
+        _check_types(path, raw)
         return cls(raw, _invocation(path, raw), str(raw.get("base_model_name_or_path") or ""))
 
     def modules(self, num_layers: int) -> dict[tuple[int, str], LoraSpec]:
@@ -80,7 +84,7 @@ class AdapterConfig:
                     key = module_path(layer, target)
                     if self._adapts(key, layer, target):
                         found[layer, target] = self._spec(key)
-        except re.error as exc:
+        except (re.error, RecursionError, OverflowError) as exc:
             raise AdapterError(f"target_modules or a pattern is not a regular expression ({exc})") from exc
         if not found:
             raise AdapterError(
@@ -105,10 +109,10 @@ class AdapterConfig:
     def _spec(self, key: str) -> LoraSpec:
         rank = _pattern_value(self.raw.get("rank_pattern"), key, self.raw.get("r", 8))
         alpha = _pattern_value(self.raw.get("alpha_pattern"), key, self.raw.get("lora_alpha", 8))
-        if not isinstance(rank, int) or not 1 <= rank <= MAX_RANK:
-            raise AdapterError(f"rank {rank!r} of {key} must be an integer from 1 to {MAX_RANK}")
-        if not isinstance(alpha, int | float):
-            raise AdapterError(f"lora_alpha {alpha!r} of {key} must be a number")
+        if type(rank) is not int or not 1 <= rank <= MAX_RANK:
+            raise AdapterError(f"rank {rank!r:.80} of {key} must be an integer from 1 to {MAX_RANK}")
+        if type(alpha) not in (int, float) or not abs(alpha) <= MAX_ALPHA:
+            raise AdapterError(f"lora_alpha {alpha!r:.80} of {key} must be a number, at most {MAX_ALPHA:g} in size")
         return LoraSpec(rank, alpha / (math.sqrt(rank) if self.raw.get("use_rslora") else rank))
 
 
@@ -142,7 +146,7 @@ def _refuse(path: Path, raw: Mapping[str, Any]) -> None:
     if raw.get("bias", "none") != "none":
         raise AdapterError(f"{path}: bias={raw['bias']!r} is not supported; only bias='none'")
     init = raw.get("init_lora_weights", True)
-    if not any(init is plain or init == plain for plain in _PLAIN_INITS):
+    if not (init is None or isinstance(init, bool) or init in _PLAIN_INITS):
         raise AdapterError(
             f"{path}: init_lora_weights={init!r} changes the base weights and is not supported; "
             "convert it to a plain LoRA with PEFT's save_pretrained(path_initial_model_for_weight_conversion=...)"
@@ -150,6 +154,55 @@ def _refuse(path: Path, raw: Mapping[str, Any]) -> None:
     for name, value in raw.items():
         if name not in _HARMLESS and value not in (None, False, [], {}, ""):
             raise AdapterError(f"{path}: {name}={value!r} is not supported; train a plain LoRA or aLoRA")
+
+
+def _check_types(path: Path, raw: Mapping[str, Any]) -> None:
+    """Refuse values of the wrong type, and patterns whose matching may never end."""
+
+    def names(value: Any) -> bool:
+        return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
+
+    def indices(value: Any) -> bool:
+        return type(value) is int or (isinstance(value, list) and all(type(item) is int for item in value))
+
+    wanted: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "target_modules": (names, "a string or a list of strings"),
+        "exclude_modules": (names, "a string or a list of strings"),
+        "layers_to_transform": (indices, "a layer's index or a list of those"),
+        "rank_pattern": (lambda value: isinstance(value, dict), "an object"),
+        "alpha_pattern": (lambda value: isinstance(value, dict), "an object"),
+        "use_rslora": (lambda value: isinstance(value, bool), "true or false"),
+        "base_model_name_or_path": (lambda value: isinstance(value, str), "a string"),
+    }
+    for key, (good, kind) in wanted.items():
+        value = raw.get(key)
+        if value is not None and not good(value):
+            raise AdapterError(f"{path}: {key}={value!r:.80} must be {kind}, or null")
+        # In a list the names are compared as they are.
+        for pattern in value if isinstance(value, dict) else [value] if isinstance(value, str) else []:
+            if key != "base_model_name_or_path" and (fault := _pattern_fault(pattern)):
+                raise AdapterError(f"{path}: {key}={pattern!r:.80} {fault}; write a simpler pattern, or list the names")
+
+
+def _pattern_fault(pattern: str) -> str | None:
+    """Why matching a regular expression may take for ever, or None; errs on the side of refusing."""
+    if len(pattern) > MAX_PATTERN_LENGTH:
+        return f"has {len(pattern)} characters, the limit is {MAX_PATTERN_LENGTH}"
+    # Escapes and character classes become one plain character each, group openings lose their (?: or (?P<name>.
+    plain = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", "x", pattern, flags=re.DOTALL)
+    plain = re.sub(r"\(\?(?:P?<\w+>|P=|<?[=!]|[a-zA-Z:>-]*)", "(", plain)
+    repeats, choices = r"(?:[*+?]|\{[\d,]+\})[?+]?", r"[*+|]|\{[\d,]+\}"
+    if len(re.findall(repeats, plain)) > MAX_PATTERN_REPEATS:
+        return f"has more than {MAX_PATTERN_REPEATS} repetitions"
+    open_groups: list[int] = []
+    for index, char in enumerate(plain):
+        if char == "(":
+            open_groups.append(index)
+        elif char == ")" and open_groups:
+            inside = plain[open_groups.pop() + 1 : index]
+            if plain[index + 1 : index + 2] in tuple("*+{") and re.search(choices, inside):
+                return "repeats a group that holds a repetition or alternatives"
+    return None
 
 
 def _invocation(path: Path, raw: Mapping[str, Any]) -> tuple[int, ...] | None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from alorakit.engine.adapter_config import AdapterConfig, LoraSpec, module_path
 from alorakit.engine.errors import AdapterError
+from alorakit.engine.files import is_folder
 from alorakit.engine.manifest import Manifest
 from alorakit.engine.model_config import ModelConfig
 from alorakit.kernels import ops
@@ -113,7 +114,7 @@ def load_adapter(
         AdapterError: Unsupported feature, missing, unexpected or misshapen tensors, truncated file.
     """
     path = Path(folder)
-    if not path.is_dir():
+    if not is_folder(path):
         raise AdapterError(f"{path}: no such folder; give the folder that `m alora train --outfile` wrote")
     parsed = AdapterConfig.load(path)
     if bad := [t for t in parsed.invocation_tokens or () if not 0 <= t < config.vocab_size]:

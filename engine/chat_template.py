@@ -13,6 +13,12 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from alorakit.engine.errors import TokenizerError
 
+_MAX_CHARS = 8_000_000
+# A template is somebody else's program: besides jinja2's own errors it can fail as any expression can.
+_FAILURES = (
+    TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError, MemoryError
+)  # fmt: skip
+
 
 class _GenerationTag(Extension):
     """``{% generation %}`` marks what an assistant wrote; rendering needs only what stands inside it."""
@@ -50,12 +56,15 @@ class ChatTemplate:
             trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
         )
         environment.filters["tojson"] = _tojson
+        del environment.globals["lipsum"]  # text without end, and no template needs it
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = self._strftime_now
         try:
             self._template = environment.from_string(source)
         except TemplateSyntaxError as exc:
             raise TokenizerError(f"{where}: not a valid jinja2 template, line {exc.lineno}: {exc.message}") from exc
+        except (SyntaxError, *_FAILURES) as exc:  # jinja2 writes Python, which has limits of its own
+            raise TokenizerError(f"{where}: too deeply nested or too large to compile ({type(exc).__name__})") from exc
 
     def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool, **variables: Any) -> str:
         """The chat as text.
@@ -66,14 +75,19 @@ class ChatTemplate:
             variables: Everything else the template may read (special tokens, tools, documents).
 
         Raises:
-            TokenizerError: The template refused the messages, or failed on them.
+            TokenizerError: The template refused the messages, failed on them, or writes without end.
         """
+        parts, size = [], 0
         try:
-            return self._template.render(
+            for part in self._template.generate(
                 messages=list(messages), add_generation_prompt=add_generation_prompt, **variables
-            )
-        # A template is somebody else's program: besides jinja2's own errors it can fail as any expression can.
-        except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as exc:
+            ):
+                parts.append(part)
+                size += len(part)
+                if size > _MAX_CHARS:
+                    raise TemplateError(f"it wrote more than {_MAX_CHARS} characters")
+            return "".join(parts)
+        except _FAILURES as exc:
             reason = " ".join(str(exc).split()) or type(exc).__name__
             raise TokenizerError(
                 f"the chat template failed: {reason}; check the roles, their order and the content of the messages"
@@ -105,10 +119,10 @@ def find_chat_template(folder: Path, config: Mapping[str, Any]) -> tuple[str, st
         return None
     where = f"{folder / 'tokenizer_config.json'}, key chat_template"
     if isinstance(value, list):
-        named = {entry.get("name"): entry.get("template") for entry in value if isinstance(entry, dict)}
+        named = {str(entry.get("name")): entry.get("template") for entry in value if isinstance(entry, dict)}
         value = named.get("default")
         if value is None:
-            raise TokenizerError(f"{where}: no template named 'default' among {sorted(map(str, named))}; name one so")
+            raise TokenizerError(f"{where}: no template named 'default' among {sorted(named)}; name one so")
     if not isinstance(value, str):
         raise TokenizerError(f"{where}: expected text or a list of named templates, found {type(value).__name__}")
     return value, where

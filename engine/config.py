@@ -8,6 +8,7 @@ from alorakit.engine.errors import ConfigError
 
 DTYPES = ("auto", "bfloat16", "float32")
 DEVICES = ("auto", "cpu", "cuda", "mps")
+MAX_CACHE_BLOCKS = 1 << 24
 MISSING_INVOCATION = ("error", "append", "base")
 
 
@@ -66,6 +67,8 @@ class EngineConfig:
                 _positive(name, getattr(self, name))
         if type(self.max_draft_tokens) is not int or not 0 <= self.max_draft_tokens <= 64:
             raise ConfigError(f"max_draft_tokens={self.max_draft_tokens!r} must be an integer from 0 to 64")
+        if self.cache_blocks is not None and self.cache_blocks > MAX_CACHE_BLOCKS:
+            raise ConfigError(f"cache_blocks={self.cache_blocks!r} must be at most {MAX_CACHE_BLOCKS}")
         fraction = self.memory_fraction
         if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0.0 < fraction <= 0.95:
             raise ConfigError(f"memory_fraction={self.memory_fraction!r} must be above 0 and at most 0.95")

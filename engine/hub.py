@@ -1,6 +1,5 @@
 """Folders of the Hugging Face Hub: from the local cache if they are whole there, else over the network."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from alorakit.engine.errors import ModelNotFoundError
+from alorakit.engine.files import is_file, shard_names
 
 # Configuration, tokenizer, templates and safetensors; pickled weights are never fetched, let alone read.
 _WANTED = ["*.json", "*.jinja", "*.safetensors", "*.yaml", "*.md"]
@@ -65,8 +65,10 @@ def _missing(folder: Path, required: Sequence[str]) -> list[str]:
     if "config.json" in required and not missing and not (folder / "model.safetensors").is_file():
         if not index.is_file():
             return ["model.safetensors"]
-        shards = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
-        missing = sorted(name for name in shards if not (folder / name).is_file())
+        try:
+            missing = sorted(name for name in shard_names(index, ModelNotFoundError) if not is_file(folder / name))
+        except ModelNotFoundError:  # cut off: as good as absent
+            return [index.name]
     return missing
 
 

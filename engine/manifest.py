@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from alorakit.engine.errors import AdapterError
-from alorakit.engine.files import read_json_object
+from alorakit.engine.files import is_file, read_json_object
+from alorakit.engine.layouts import LAYOUTS
 
 MANIFEST_NAME = "alorakit.json"
 
@@ -49,24 +50,34 @@ class Manifest:
             AdapterError: The file is not JSON, has an unknown key, or a value of the wrong type.
         """
         path = Path(folder) / MANIFEST_NAME
-        if not path.exists():
+        if not is_file(path):
             return None
         raw = read_json_object(path, AdapterError, "train again or delete the file")
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(raw) - known):
             raise AdapterError(f"{path}: unknown keys {unknown}; known keys are {sorted(known)}")
-        return cls(**{key: _checked(path, key, value) for key, value in raw.items()})
+        manifest = cls(**{key: _checked(path, key, value) for key, value in raw.items()})
+        for key, part in (("pass_labels", manifest.pass_labels), ("fail_labels", manifest.fail_labels)):
+            if strange := sorted(set(part or ()) - set(manifest.labels)):
+                raise AdapterError(f"{path}: {key} {strange} are not among labels {list(manifest.labels)}; add them")
+        return manifest
 
 
 def _checked(path: Path, key: str, value: Any) -> Any:
+    nullable = key in ("pass_labels", "fail_labels", "capability")
+    if value is None and nullable:
+        return None
+    good, wanted = isinstance(value, str), "text"
     if key in ("labels", "pass_labels", "fail_labels"):
-        if value is None and key != "labels":
-            return None
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return tuple(value)
-        raise AdapterError(f"{path}: {key} must be a list of strings, found {value!r}")
-    wanted: dict[str, type | tuple[type, ...]]
-    wanted = {"requirements": bool, "metrics": dict, "capability": (str, type(None))}
-    if not isinstance(value, wanted.get(key, str)):
-        raise AdapterError(f"{path}: {key} has the wrong type, found {value!r}")
-    return value
+        texts = isinstance(value, list) and all(isinstance(item, str) and item for item in value)
+        good, wanted = texts and len(set(value)) == len(value), "a list of distinct, non-empty strings"
+    elif key == "layout":
+        good, wanted = value in LAYOUTS, f"one of {', '.join(LAYOUTS)}"
+    elif key == "requirements":
+        good, wanted = isinstance(value, bool), "true or false"
+    elif key == "metrics":
+        good = isinstance(value, dict) and all(type(number) in (int, float) for number in value.values())
+        wanted = "an object of numbers"
+    if not good:
+        raise AdapterError(f"{path}: {key}={value!r:.200} must be {wanted}{' or null' if nullable else ''}")
+    return tuple(value) if isinstance(value, list) else value

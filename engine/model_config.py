@@ -10,6 +10,9 @@ from alorakit.engine.files import read_json_object
 
 SUPPORTED = ("LlamaForCausalLM", "Qwen2ForCausalLM", "GraniteForCausalLM")
 ROPE_TYPES = ("default", "linear", "llama3")
+_REMEDY = "correct it or download the model again"
+# Far above every real model, and low enough that no product of two sizes overflows.
+_MAX_SIZE, _MAX_HEADS, _MAX_LAYERS, _MAX_FLOAT = 2**24, 2**16, 10_000, 1e12
 
 
 @dataclass(frozen=True)
@@ -52,20 +55,7 @@ class ModelConfig:
     name_or_path: str
 
     def __post_init__(self) -> None:
-        """Check what the tensors' shapes depend on."""
-        names = (
-            "vocab_size",
-            "hidden_size",
-            "intermediate_size",
-            "num_layers",
-            "num_heads",
-            "num_kv_heads",
-            "head_dim",
-        )
-        for name in (*names, "max_position_embeddings"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise UnsupportedModelError(f"config.json: {name}={value!r} must be an integer of at least 1")
+        """Check what two values together must fulfil."""
         if self.num_heads % self.num_kv_heads or self.head_dim % 2:
             raise UnsupportedModelError(
                 f"config.json: {self.num_heads} heads of {self.head_dim} cannot share {self.num_kv_heads} KV heads"
@@ -103,96 +93,148 @@ class ModelConfig:
         Raises:
             UnsupportedModelError: Unknown architecture, or a feature that would give wrong answers here.
         """
-        listed = raw.get("architectures")
-        arch = listed[0] if isinstance(listed, list) and listed else raw.get("model_type")
-        if arch not in SUPPORTED:
-            raise UnsupportedModelError(f"architecture {arch!r} is not supported; supported: {', '.join(SUPPORTED)}")
-        try:
-            _refuse(arch, raw)
-            hidden, heads, layers = raw["hidden_size"], raw["num_attention_heads"], raw["num_hidden_layers"]
-            head_dim = raw.get("head_dim") or hidden // heads
-            granite = arch == "GraniteForCausalLM"
-            qwen2 = arch == "Qwen2ForCausalLM"
-            bias = bool(raw.get("attention_bias", False))
-            return cls(
-                architecture=arch,
-                vocab_size=raw["vocab_size"],
-                hidden_size=hidden,
-                intermediate_size=raw["intermediate_size"],
-                num_layers=layers,
-                num_heads=heads,
-                num_kv_heads=raw.get("num_key_value_heads") or heads,
-                head_dim=head_dim,
-                rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
-                max_position_embeddings=int(raw.get("max_position_embeddings", 2048)),
-                rope=_rope(arch, raw),
-                tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
-                qkv_bias=True if qwen2 else bias,
-                o_bias=False if qwen2 else bias,
-                mlp_bias=bool(raw.get("mlp_bias", False)) and not qwen2,
-                attention_scale=float(raw.get("attention_multiplier", 1.0)) if granite else head_dim**-0.5,
-                embedding_multiplier=float(raw.get("embedding_multiplier", 1.0)) if granite else 1.0,
-                residual_multiplier=float(raw.get("residual_multiplier", 1.0)) if granite else 1.0,
-                logits_divisor=float(raw.get("logits_scaling", 1.0)) if granite else 1.0,
-                sliding_windows=_windows(raw, layers) if qwen2 else (None,) * layers,
-                eos_token_ids=_eos(raw, generation or {}),
-                name_or_path=str(raw.get("_name_or_path") or ""),
-            )
-        except KeyError as exc:
-            raise UnsupportedModelError(
-                f"config.json of {arch} lacks {exc}; it is not a complete model folder"
-            ) from exc
-        except (TypeError, ValueError, AttributeError, ZeroDivisionError) as exc:
-            raise UnsupportedModelError(
-                f"config.json of {arch} has a value of the wrong type ({exc}); download it again"
-            ) from exc
+        arch = _architecture(raw)
+        _refuse(arch, raw)
+        granite, qwen2 = arch == "GraniteForCausalLM", arch == "Qwen2ForCausalLM"
+        layers = _int(raw, "num_hidden_layers", high=_MAX_LAYERS)
+        hidden, heads = _int(raw, "hidden_size"), _int(raw, "num_attention_heads", high=_MAX_HEADS)
+        vocab, bias = _int(raw, "vocab_size"), _bool(raw, "attention_bias")
+        head_dim = _int(raw, "head_dim", default=hidden // heads, null=True, high=_MAX_HEADS)
+        return cls(
+            architecture=arch,
+            vocab_size=vocab,
+            hidden_size=hidden,
+            intermediate_size=_int(raw, "intermediate_size"),
+            num_layers=layers,
+            num_heads=heads,
+            num_kv_heads=_int(raw, "num_key_value_heads", default=heads, null=True, high=_MAX_HEADS),
+            head_dim=head_dim,
+            rms_norm_eps=_float(raw, "rms_norm_eps", 1e-6),
+            max_position_embeddings=_int(raw, "max_position_embeddings", default=2048),
+            rope=_rope(arch, raw),
+            tie_word_embeddings=_bool(raw, "tie_word_embeddings"),
+            qkv_bias=True if qwen2 else bias,
+            o_bias=False if qwen2 else bias,
+            mlp_bias=_bool(raw, "mlp_bias") and not qwen2,
+            attention_scale=_float(raw, "attention_multiplier", 1.0) if granite else head_dim**-0.5,
+            embedding_multiplier=_float(raw, "embedding_multiplier", 1.0) if granite else 1.0,
+            residual_multiplier=_float(raw, "residual_multiplier", 1.0) if granite else 1.0,
+            logits_divisor=_float(raw, "logits_scaling", 1.0) if granite else 1.0,
+            sliding_windows=_windows(raw, layers) if qwen2 else (None,) * layers,
+            eos_token_ids=_eos({"config.json": raw, "generation_config.json": generation or {}}, vocab),
+            name_or_path=str(raw.get("_name_or_path") or ""),
+        )
+
+
+def _bad(raw: Mapping[str, Any], key: str, wanted: str, file: str = "config.json") -> UnsupportedModelError:
+    found = f"{key}={raw[key]!r:.80}" if key in raw else f"{key} is missing;"
+    return UnsupportedModelError(f"{file}: {found} must be {wanted}; {_REMEDY}")
+
+
+def _int(
+    raw: Mapping[str, Any],
+    key: str,
+    default: int | None = None,
+    null: bool = False,
+    low: int = 1,
+    high: int = _MAX_SIZE,
+) -> int:
+    """``raw[key]``; the default if the key is missing, or null where ``null`` says that null means the default."""
+    value = raw.get(key) if null else raw.get(key, default)
+    value = default if value is None and null else value
+    if type(value) is not int or not low <= value <= high:
+        raise _bad(raw, key, f"an integer from {low} to {high}")
+    return value
+
+
+def _float(raw: Mapping[str, Any], key: str, default: float) -> float:
+    value = raw.get(key, default)
+    if type(value) not in (int, float) or not 0 < value <= _MAX_FLOAT:
+        raise _bad(raw, key, f"a number above 0, up to {_MAX_FLOAT:g}")
+    return float(value)
+
+
+def _bool(raw: Mapping[str, Any], key: str) -> bool:
+    value = raw.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise _bad(raw, key, "true or false")
+    return bool(value)
+
+
+def _object(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = raw.get(key)
+    if value is not None and not isinstance(value, Mapping):
+        raise _bad(raw, key, "an object")
+    return value or {}
+
+
+def _architecture(raw: Mapping[str, Any]) -> str:
+    listed = raw.get("architectures")
+    if listed is not None and not isinstance(listed, list):
+        raise _bad(raw, "architectures", "a list of names")
+    arch = listed[0] if listed else raw.get("model_type")
+    if arch not in SUPPORTED:
+        raise UnsupportedModelError(f"architecture {arch!r:.80} is not supported; supported: {', '.join(SUPPORTED)}")
+    return str(arch)
 
 
 def _refuse(arch: str, raw: Mapping[str, Any]) -> None:
     act = raw.get("hidden_act", "silu")
     if act not in ("silu", "swish"):
         raise UnsupportedModelError(f"{arch}: hidden_act={act!r} is not supported; supported: silu")
-    if raw.get("quantization_config"):
-        method = raw["quantization_config"].get("quant_method")
+    if quantization := _object(raw, "quantization_config"):
+        method = quantization.get("quant_method")
         raise UnsupportedModelError(f"{arch}: quantized weights ({method}) are not supported; use bfloat16 or float32")
-    if (raw.get("partial_rotary_factor") or 1.0) != 1.0:
-        raise UnsupportedModelError(f"{arch}: partial_rotary_factor={raw['partial_rotary_factor']} is not supported")
+    if raw.get("partial_rotary_factor") not in (None, 1):
+        raise UnsupportedModelError(f"{arch}: partial_rotary_factor={raw['partial_rotary_factor']!r} is not supported")
 
 
 def _rope(arch: str, raw: Mapping[str, Any]) -> RopeConfig:
     # transformers 5 keeps everything in rope_parameters; 4 has rope_theta beside rope_scaling.
-    params = dict(raw.get("rope_scaling") or {}) | dict(raw.get("rope_parameters") or {})
+    params = {**_object(raw, "rope_scaling"), **_object(raw, "rope_parameters")}
     kind = params.get("rope_type") or params.get("type") or "default"
     if kind not in ROPE_TYPES:
         why = " (its frequencies depend on the sequence length, so cached keys would be wrong)"
         raise UnsupportedModelError(
-            f"{arch}: rope type {kind!r} is not supported{why if kind in ('dynamic', 'longrope') else ''}; "
+            f"{arch}: rope type {kind!r:.80} is not supported{why if kind in ('dynamic', 'longrope') else ''}; "
             f"supported: {', '.join(ROPE_TYPES)}"
         )
-    return RopeConfig(
-        theta=float(params.get("rope_theta") or raw.get("rope_theta") or 10000.0),
+    thetas = [source for source in (params, raw) if source.get("rope_theta") is not None]
+    theta = _float(thetas[0], "rope_theta", 1e4) if thetas else 1e4
+    if kind == "default":
+        return RopeConfig(theta)
+    rope = RopeConfig(
+        theta=theta,
         kind=kind,
-        factor=float(params.get("factor", 1.0)),
-        low_freq_factor=float(params.get("low_freq_factor", 1.0)),
-        high_freq_factor=float(params.get("high_freq_factor", 4.0)),
-        original_max_position_embeddings=int(params.get("original_max_position_embeddings", 8192)),
+        factor=_float(params, "factor", 1.0),
+        low_freq_factor=_float(params, "low_freq_factor", 1.0),
+        high_freq_factor=_float(params, "high_freq_factor", 4.0),
+        original_max_position_embeddings=_int(params, "original_max_position_embeddings", default=8192),
     )
+    if kind == "llama3" and rope.high_freq_factor <= rope.low_freq_factor:
+        raise _bad(params, "high_freq_factor", f"above low_freq_factor={rope.low_freq_factor}")
+    return rope
 
 
 def _windows(raw: Mapping[str, Any], layers: int) -> tuple[int | None, ...]:
-    window = raw.get("sliding_window")
-    if not raw.get("use_sliding_window") or window is None:
+    if not _bool(raw, "use_sliding_window") or raw.get("sliding_window") is None:
         return (None,) * layers
-    kinds = raw.get("layer_types")
+    window, kinds = _int(raw, "sliding_window"), raw.get("layer_types")
     if kinds is None:
-        first = raw.get("max_window_layers", 28)
+        first = _int(raw, "max_window_layers", default=28, low=0)
         kinds = ["sliding_attention" if i >= first else "full_attention" for i in range(layers)]
+    known = ("sliding_attention", "full_attention")
+    if not isinstance(kinds, list) or len(kinds) != layers or not all(kind in known for kind in kinds):
+        raise _bad(raw, "layer_types", f"a list of {layers} of {' or '.join(known)}")
     return tuple(window if kind == "sliding_attention" else None for kind in kinds)
 
 
-def _eos(raw: Mapping[str, Any], generation: Mapping[str, Any]) -> tuple[int, ...]:
+def _eos(sources: Mapping[str, Mapping[str, Any]], vocab_size: int) -> tuple[int, ...]:
     ids: list[int] = []
-    for source in (raw, generation):
+    for file, source in sources.items():
         value = source.get("eos_token_id")
-        ids += value if isinstance(value, list) else [] if value is None else [value]
-    return tuple(dict.fromkeys(int(i) for i in ids))
+        listed = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(type(token) is int and 0 <= token < vocab_size for token in listed):
+            raise _bad(source, "eos_token_id", f"null, an id from 0 to {vocab_size - 1}, or a list of those", file)
+        ids += listed
+    return tuple(dict.fromkeys(ids))

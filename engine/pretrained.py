@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from alorakit.engine.errors import ModelNotFoundError
+from alorakit.engine.files import read_json_object
 from alorakit.engine.gguf import MARKER_NAME, convert_gguf
 from alorakit.engine.hub import hub_folder, is_repo_id
 
@@ -46,12 +47,17 @@ def resolve_model(name: str | Path, revision: str | None = None) -> ResolvedMode
     Raises:
         ModelNotFoundError: ``name`` is not a model; the message says why and what to do.
     """
-    text, path = str(name), Path(name).expanduser()
-    if text and path.is_dir():
+    text = str(name)
+    try:
+        path = Path(name).expanduser()
+        is_folder, exists = path.is_dir(), path.exists()
+    except (OSError, RuntimeError) as exc:  # a name that is too long, a ~user who does not exist
+        raise ModelNotFoundError(f"{text!r}: not a usable path ({exc}); pass a model folder or an owner/name") from exc
+    if text and is_folder:
         if not (path / "config.json").is_file():
             raise ModelNotFoundError(f"{text}: not a model folder, it has no config.json; pass the folder that has one")
         return ResolvedModel(path, text, _notes(path))
-    if text and path.exists():
+    if text and exists:
         raise ModelNotFoundError(f"{text}: is a file, not a model; pass the folder that holds config.json")
     if not is_repo_id(text):
         raise ModelNotFoundError(f"{text!r}: no such folder, and not a Hub id; pass a model folder or an owner/name")
@@ -95,4 +101,10 @@ def _demo_folder(hub_reason: str) -> Path:
 def _notes(folder: Path) -> str | None:
     """What the marker that the converter left says; a folder from elsewhere has none."""
     marker = folder / MARKER_NAME
-    return str(json.loads(marker.read_text(encoding="utf-8"))["notes"]) if marker.is_file() else None
+    if not marker.is_file():
+        return None
+    remedy = "delete the model folder, and it is made again"
+    notes = read_json_object(marker, ModelNotFoundError, remedy).get("notes")
+    if not isinstance(notes, str):
+        raise ModelNotFoundError(f"{marker}: notes={notes!r:.80} must be text; {remedy}")
+    return notes

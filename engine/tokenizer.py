@@ -8,7 +8,7 @@ from typing import Any
 from alorakit.engine.chat_template import ChatTemplate
 from alorakit.engine.errors import RequestError, TokenizerError
 from alorakit.engine.marks import Marks, Piece
-from alorakit.engine.tokenizer_files import TokenizerFiles, read_tokenizer_files
+from alorakit.engine.tokenizer_files import TokenizerFiles, checked_text, read_tokenizer_files
 
 Message = Mapping[str, Any]
 """``role`` and ``content``, and optionally ``token_ids``: the ids this engine generated for the content."""
@@ -83,8 +83,10 @@ class Tokenizer:
             untrusted: Whether special-token text inside ``text`` is encoded as ordinary text.
 
         Raises:
-            TokenizerError: ``untrusted``, and this vocabulary cannot spell a special token as ordinary text.
+            TokenizerError: Not valid Unicode text; or ``untrusted``, and this vocabulary cannot spell a special token
+                as ordinary text.
         """
+        checked_text(text)
         if untrusted:
             marks = Marks(self._control_tokens)
             pieces = marks.split(marks.protect(text))
@@ -127,7 +129,7 @@ class Tokenizer:
         own = {i: ids for i, given in known.items() if (ids := self._content_ids(messages[i], given)) is not None}
         text, spliced = self._splice(plain, own, marks, add_generation_prompt, variables)
         self.splice_fallbacks += len(known) - len(spliced)
-        return self._encode_pieces(marks.split(text), own)
+        return self._encode_pieces(marks.split(checked_text(text, "the chat")), own)
 
     def render_text(
         self, messages: Sequence[Message], add_generation_prompt: bool = False, **template_kwargs: Any

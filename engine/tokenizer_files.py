@@ -42,12 +42,29 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles:
     """
     backend = _read_backend(folder / "tokenizer.json")
     config = {**_read_json(folder / "special_tokens_map.json"), **_read_json(folder / "tokenizer_config.json")}
-    named = {key: _as_added_token(value) for key, value in config.items() if key.endswith("_token")}
+    named = {key: _as_added_token(key, value) for key, value in config.items() if key.endswith("_token")}
     named_tokens = {key: token for key, token in named.items() if token is not None}
-    _add_missing_tokens(backend, config, named_tokens)
+    _add_missing_tokens(backend, _listed_tokens(folder, config), named_tokens)
     special_tokens = {key: token.content for key, token in named_tokens.items()}
     template, source = find_chat_template(folder, config) or (None, "")
     return TokenizerFiles(folder, backend, special_tokens, template, source)
+
+
+def checked_text(text: str, where: str = "the text") -> str:
+    """``text``, if it can be tokenized.
+
+    Raises:
+        TokenizerError: It is no text, or holds a lone surrogate, which UTF-8 cannot spell.
+    """
+    if not isinstance(text, str):
+        raise TokenizerError(f"{where} is {text!r:.80}, not text; pass a str")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as exc:
+        raise TokenizerError(
+            f"{where} is not valid Unicode text: lone surrogate {text[exc.start]!a} at character {exc.start}; remove it"
+        ) from exc
+    return text
 
 
 def _read_backend(path: Path) -> Backend:
@@ -69,21 +86,31 @@ def _read_json(path: Path) -> dict[str, Any]:
     return read_json_object(path, TokenizerError, "fetch the file again") if path.is_file() else {}
 
 
-def _as_added_token(value: Any) -> AddedToken | None:
+def _as_added_token(key: str, value: Any) -> AddedToken | None:
     if isinstance(value, str):
-        return AddedToken(value, special=True, normalized=False)
+        return AddedToken(checked_text(value, key), special=True, normalized=False)
     if isinstance(value, dict) and isinstance(value.get("content"), str):
         flags = {key: bool(value.get(key, False)) for key in ("single_word", "lstrip", "rstrip", "normalized")}
-        return AddedToken(value["content"], special=bool(value.get("special", True)), **flags)
+        return AddedToken(checked_text(value["content"], key), special=bool(value.get("special", True)), **flags)
     return None
 
 
-def _add_missing_tokens(backend: Backend, config: Mapping[str, Any], named: Mapping[str, AddedToken]) -> None:
-    """Add the tokens that only ``tokenizer_config.json`` knows, in order of their ids."""
-    listed = config.get("added_tokens_decoder") or {}
-    by_id = [_as_added_token(listed[key]) for key in sorted(listed, key=int)]
+def _listed_tokens(folder: Path, config: Mapping[str, Any]) -> list[AddedToken]:
+    """The tokens of ``added_tokens_decoder``, in order of their ids."""
+    key, listed = "added_tokens_decoder", config.get("added_tokens_decoder") or {}
+    ids = list(listed) if isinstance(listed, dict) else [""]
+    tokens = [_as_added_token(key, listed[i]) for i in sorted(ids, key=int)] if all(map(str.isdecimal, ids)) else [None]
+    if None in tokens:
+        raise TokenizerError(
+            f"{folder / 'tokenizer_config.json'}: {key}={listed!r:.80} must map ids to tokens; fetch the file again"
+        )
+    return [token for token in tokens if token is not None]
+
+
+def _add_missing_tokens(backend: Backend, listed: list[AddedToken], named: Mapping[str, AddedToken]) -> None:
+    """Add the tokens that only ``tokenizer_config.json`` knows."""
     present = {token.content for token in backend.get_added_tokens_decoder().values()}
-    missing = [token for token in by_id if token is not None and token.content not in present]
+    missing = [token for token in listed if token.content not in present]
     present |= {token.content for token in missing}
     for token in named.values():
         if token.content not in present:

@@ -1,21 +1,24 @@
 """Sharded safetensors, read straight into the decoder's fused weights. Never pickle."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from alorakit.engine.errors import ModelNotFoundError, WeightsError
+from alorakit.engine.files import is_file, shard_names
 from alorakit.engine.layers import Linear, RotaryEmbedding
 from alorakit.engine.model import Decoder, DecoderLayer
 from alorakit.engine.model_config import ModelConfig
 
 # Buffers that older checkpoints store and that are computed here.
 IGNORED_SUFFIXES = (".rotary_emb.inv_freq",)
+# As safetensors spells them. Integers and 8-bit floats need scales, which these architectures' plain weights lack.
+_DTYPES = ("F64", "F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
@@ -48,26 +51,15 @@ def load_decoder(
         ModelNotFoundError: No safetensors in the folder.
         WeightsError: A truncated shard, or missing, unexpected or misshapen tensors (all named in one message).
     """
-    decoder, targets = _allocate(config, dtype, device, max_positions)
-    problems: list[str] = []
-    seen: set[str] = set()
-    for shard in shard_files(Path(folder)):
-        for name, tensor in _tensors(shard):
-            target = targets.get(name)
-            if target is None:
-                if not name.endswith(IGNORED_SUFFIXES) and not (
-                    name == "lm_head.weight" and config.tie_word_embeddings
-                ):
-                    problems.append(f"unexpected {name}")
-                continue
-            seen.add(name)
-            if tuple(tensor.shape) != target.shape:
-                problems.append(f"{name} has shape {list(tensor.shape)}, not {list(target.shape)}")
-                continue
-            target.dest[target.start : target.start + target.rows].copy_(tensor)
-    problems += [f"missing {name}" for name in targets if name not in seen]
-    if problems:
+    shards = shard_files(Path(folder))
+    # The headers tell whether the weights fit, before memory is taken for them.
+    if problems := _problems(shards, _allocate(config, dtype, torch.device("meta"), 1)[1], config):
         raise WeightsError(f"{folder}: weights do not fit {config.architecture}: {'; '.join(problems)}")
+    decoder, targets = _allocate(config, dtype, device, max_positions)
+    for shard in shards:
+        for name, handle in _open(shard):
+            if target := targets.get(name):
+                target.dest[target.start : target.start + target.rows].copy_(handle.get_tensor(name))
     return decoder
 
 
@@ -80,22 +72,39 @@ def shard_files(folder: Path) -> list[Path]:
             other = " (found pickled weights, which are never loaded)" if list(folder.glob("*.bin")) else ""
             raise ModelNotFoundError(f"{folder}: no model.safetensors{other}; save the model with safe_serialization")
         return [single]
-    try:
-        names = dict.fromkeys(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as exc:
-        raise WeightsError(f"{index}: not a safetensors index ({exc!r}); download the model again") from exc
     # A shard name is a bare file name: an index must not reach outside its folder.
-    files = [folder / Path(str(name)).name for name in names]
-    if missing := [f.name for f in files if not f.exists()]:
+    files = [folder / Path(name).name for name in shard_names(index, WeightsError)]
+    if missing := [f.name for f in files if not is_file(f)]:
         raise WeightsError(f"{folder}: shards missing: {', '.join(missing)}; download the model again")
     return files
 
 
-def _tensors(shard: Path) -> Iterator[tuple[str, Tensor]]:
+def _problems(shards: list[Path], targets: Mapping[str, Target], config: ModelConfig) -> list[str]:
+    """Everything in which the shards' headers differ from what the model needs."""
+    problems: list[str] = []
+    seen: set[str] = set()
+    for shard in shards:
+        for name, handle in _open(shard):
+            target, header = targets.get(name), handle.get_slice(name)
+            if target is None:
+                tied = name == "lm_head.weight" and config.tie_word_embeddings
+                if not tied and not name.endswith(IGNORED_SUFFIXES):
+                    problems.append(f"unexpected {name}")
+                continue
+            seen.add(name)
+            if tuple(header.get_shape()) != target.shape:
+                problems.append(f"{name} has shape {header.get_shape()}, not {list(target.shape)}")
+            elif header.get_dtype() not in _DTYPES:
+                problems.append(f"{name} has dtype {header.get_dtype()}, not one of {', '.join(_DTYPES)}")
+    return problems + [f"missing {name}" for name in targets if name not in seen]
+
+
+def _open(shard: Path) -> Iterator[tuple[str, Any]]:
+    """(name, open file) for every tensor in a shard."""
     try:
         with safe_open(str(shard), framework="pt") as handle:
             for name in handle.keys():  # noqa: SIM118 - a safe_open handle is no mapping
-                yield name, handle.get_tensor(name)
+                yield name, handle
     except (SafetensorError, OSError) as exc:
         raise WeightsError(f"{shard}: truncated or not safetensors ({exc}); download the file again") from exc
 
