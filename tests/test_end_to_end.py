@@ -126,3 +126,12 @@ def test_check_command_reuses_what_the_base_model_read(adapter):
     report = json.loads(result.stdout.strip().splitlines()[-1])
     assert report["label"] in LABELS
     assert report["reused_tokens"] == report["context_tokens"]
+
+
+def test_a_requirement_that_cannot_be_checked_costs_nothing(session):
+    from alorakit.engine.errors import CheckError
+
+    with pytest.raises(CheckError):
+        session.instruct("Say something.", requirements=["Be polite."])
+    assert session.backend.engine.stats().requests == 0
+    assert session.ctx.last_output() is None

@@ -20,6 +20,10 @@ from alorakit.training.report import REPORT_NAME, TrainReport
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
+CARD_NAME = "README.md"
+# All that may lie in an adapter folder which a run replaces: what we, Mellea's conventions and PEFT put there.
+_OURS = {CONFIG_NAME, WEIGHTS_NAME, MANIFEST_NAME, REPORT_NAME, CARD_NAME, "io.yaml", "training.png", ".gitattributes"}
+_BESIDE = ".alorakit-"
 
 
 def check_outfile(outfile: str | Path) -> Path:
@@ -29,21 +33,41 @@ def check_outfile(outfile: str | Path) -> Path:
         The absolute path, links resolved.
 
     Raises:
-        TrainingError: The path is a file or a folder that holds something else, or its parent cannot be written.
+        TrainingError: The path is a file, a folder that holds anything but an adapter, or cannot be written.
     """
-    target = Path(outfile).expanduser().resolve()
-    if target.exists():
-        if not target.is_dir():
-            raise TrainingError(f"outfile {outfile}: is a file; name a folder to write the adapter into")
-        if any(target.iterdir()) and not (target / CONFIG_NAME).is_file():
-            raise TrainingError(f"outfile {outfile}: holds files that are no adapter; name a new or an empty folder")
-    ancestor = next(parent for parent in target.parents if parent.exists())
     try:
-        # Trying is the only test that also sees read-only file systems and access lists.
-        Path(tempfile.mkdtemp(prefix=".alorakit-", dir=ancestor)).rmdir()
-    except OSError as exc:
-        raise TrainingError(f"outfile {outfile}: cannot be written ({exc.strerror}: {ancestor})") from exc
+        target = Path(outfile).expanduser().resolve()
+        if target.exists():
+            if not target.is_dir():
+                raise TrainingError(f"outfile {outfile}: is a file; name a folder to write the adapter into")
+            if foreign := _foreign(target)[:8]:
+                raise TrainingError(
+                    f"outfile {outfile}: replacing it would delete {foreign}, which are no adapter's; "
+                    "name a new or an empty folder, or move them away"
+                )
+        _try_to_write(target)
+    except TrainingError:
+        raise
+    except (OSError, ValueError, RuntimeError) as exc:  # RuntimeError: the home folder of nobody
+        raise TrainingError(f"outfile {outfile}: cannot be written ({exc}); name another folder") from exc
     return target
+
+
+def _foreign(folder: Path) -> list[str]:
+    """What lies in a folder and is not an adapter's; everything, where there is no adapter."""
+    entries = sorted(folder.iterdir())
+    adapter = (folder / CONFIG_NAME).is_file()
+    return [entry.name for entry in entries if not (adapter and entry.name in _OURS and entry.is_file())]
+
+
+def _try_to_write(target: Path) -> None:
+    """Make ``target`` in a temporary folder: only trying sees read-only systems, access lists and names too long."""
+    ancestor = next(parent for parent in target.parents if parent.exists())
+    trial = Path(tempfile.mkdtemp(prefix=_BESIDE, dir=ancestor))
+    try:
+        (trial / target.relative_to(ancestor)).mkdir(parents=True)
+    finally:
+        shutil.rmtree(trial, ignore_errors=True)
 
 
 def adapter_config(config: TrainConfig, base_model: str, invocation_ids: tuple[int, ...]) -> dict[str, Any]:
@@ -111,7 +135,7 @@ def save_adapter(
         WEIGHTS_NAME: save(dict(tensors), metadata={"format": "pt"}),
         MANIFEST_NAME: manifest.to_json().encode(),
         REPORT_NAME: report.to_json(config).encode(),
-        "README.md": model_card(manifest, config).encode(),
+        CARD_NAME: model_card(manifest, config).encode(),
     }
     try:
         with _parents(target), _beside(target) as folder:
@@ -142,7 +166,7 @@ def _parents(target: Path) -> Iterator[None]:
 @contextmanager
 def _beside(target: Path) -> Iterator[Path]:
     """A temporary folder on the same file system; gone at the end, unless it was renamed."""
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    folder = Path(tempfile.mkdtemp(prefix=_BESIDE, dir=target.parent))
     try:
         yield folder
     finally:

@@ -13,6 +13,7 @@ ALL_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 ALL_LINEAR = "all-linear"
 DEFAULT_RANKS = {"alora": 32, "lora": 6}
 MAX_RANK = 256
+MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class TrainConfig:
         weight_decay: AdamW's.
         max_grad_norm: Gradients are scaled down to this norm.
         val_fraction: Share of the rows held out for validation; 0: none, and the last epoch is saved.
-        seed: Decides split, order, initial weights and dropout.
+        seed: Decides split, order, initial weights and dropout; 0 to 2**63 - 1.
         device: ``"auto"``: CUDA, then MPS, then CPU, whichever is there.
         dtype: Compute type of the base model; the adapter is float32 always.
         target_modules: Linear layers to adapt, any of the seven, or ``"all-linear"``.
@@ -95,7 +96,7 @@ class TrainConfig:
             _integer("rank", self.rank, 1, MAX_RANK)
         for name in ("epochs", "batch_size", "grad_accum"):
             _integer(name, getattr(self, name), 1)
-        _integer("seed", self.seed, 0)
+        _integer("seed", self.seed, 0, MAX_SEED)
         if self.prefix_memory is not None:
             _integer("prefix_memory", self.prefix_memory, 0)
         for name in ("alpha", "learning_rate", "max_grad_norm"):

@@ -82,7 +82,7 @@ class _Layout:
         if best.num_tokens > self.max_length:
             raise DataError(
                 f"the row needs {best.num_tokens} tokens even with an empty item, the limit is {self.max_length}; "
-                f"raise max_length to more than {best.num_tokens}"
+                f"raise max_length to at least {best.num_tokens}"
             )
         while high - low > 1:  # the last `low` characters fit, the last `high` do not
             middle = (low + high) // 2
@@ -91,6 +91,8 @@ class _Layout:
                 best, low = trial, middle
             else:
                 high = middle
+        if not item[len(item) - low :].strip():
+            raise DataError(f"nothing of the item fits into {self.max_length} tokens; raise max_length")
         return best, True
 
 

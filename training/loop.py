@@ -121,6 +121,7 @@ class _Run:
             rate = learning_rate(self.config, self.step, self.num_steps)
             entry: dict[str, float] = {"epoch": epoch, "train_loss": self._epoch(epoch, order), "learning_rate": rate}
             entry["seconds"] = time.perf_counter() - began
+            self._check_weights(order[-self.config.batch_size :])
             if self.val_rows:
                 entry |= self._evaluate(f"epoch {epoch}/{self.config.epochs}").metrics("val_")
             self.history.append(entry)
@@ -183,6 +184,16 @@ class _Run:
         self.step += 1
         return total
 
+    def _check_weights(self, rows: Sequence[int]) -> None:
+        """See that the epoch's last step did no harm, for no later training loss would show it."""
+        if not all(bool(weights.isfinite().all()) for weights in self.model.lora.parameters()):
+            raise self._diverged("an adapter weight", math.nan, rows)
+        # Finite weights can overflow where they are used; with validation, that comes to light there.
+        if not self.val_rows:
+            loss = evaluate(self.model, [self.examples[row] for row in rows], self.labels).loss
+            if not math.isfinite(loss):
+                raise self._diverged("loss", loss, rows)
+
     def _evaluate(self, when: str) -> Evaluation:
         found = evaluate(
             self.model,
@@ -196,8 +207,9 @@ class _Run:
 
     def _diverged(self, what: str, value: float, rows: Sequence[int]) -> TrainingError:
         named = ", ".join(str(row + 1) for row in rows[:8]) + (", …" if len(rows) > 8 else "")
+        step = min(self.step + 1, self.num_steps)
         return TrainingError(
-            f"{what} is {value} at optimizer step {self.step + 1} of {self.num_steps}, rows {named}; "
+            f"{what} is {value} at optimizer step {step} of {self.num_steps}, rows {named}; "
             f"try a learning_rate below {self.config.learning_rate:g}, or dtype='float32'"
         )
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alorakit.bindings.cli.errors import Debug, reported
+from alorakit.bindings.paths import existing
 from alorakit.engine.adapter_config import AdapterConfig
 from alorakit.engine.config import EngineConfig
 from alorakit.engine.errors import AdapterError, CheckError, ModelNotFoundError
-from alorakit.engine.manifest import Manifest
 
 if TYPE_CHECKING:
     from alorakit.engine.engine import Engine
@@ -53,14 +53,15 @@ def check(
 ) -> None:
     """Check a text with an adapter: label, probabilities, tokens reused, milliseconds."""
     with reported(debug):
-        if not adapter.is_dir():
+        folder = existing(adapter)
+        if folder is None or not folder.is_dir():
             raise AdapterError(f"{adapter} is not a folder; give the folder that training wrote")
-        base = basemodel or base_model(adapter)
+        base = basemodel or base_model(folder)
         from alorakit.engine.engine import Engine
 
         engine = Engine.from_pretrained(base, device=device)
         try:
-            report = run_check(engine, adapter, text, requirement)
+            report = run_check(engine, folder, text, requirement)
         finally:
             engine.close()
         typer.echo(json.dumps(asdict(report), ensure_ascii=False) if as_json else render(report))
@@ -72,6 +73,8 @@ def base_model(adapter: Path) -> str:
     Raises:
         AdapterError: The folder does not name it, or names one that is not here.
     """
+    from alorakit.engine.manifest import Manifest  # the tokenizer's library comes with it
+
     manifest = Manifest.load(adapter)
     name = manifest.base_model if manifest is not None else AdapterConfig.load(adapter).base_model
     if not name:

@@ -13,7 +13,15 @@ import typer
 
 from alorakit.bindings.cli.demo_measure import REQUIREMENT, Accuracy, add_plain_lora, measure_accuracy, measure_checks
 from alorakit.bindings.cli.demo_table import accuracy_lines, print_costs
-from alorakit.bindings.cli.demo_training import ADAPTER_NAME, check_place, prepare_adapter, write_file, write_rows
+from alorakit.bindings.cli.demo_training import (
+    ADAPTER_NAME,
+    LORA_NAME,
+    check_place,
+    prepare_adapter,
+    train_config,
+    write_file,
+    write_rows,
+)
 from alorakit.bindings.session import ChatContext, CustomIntrinsicAdapter, EngineBackend, MelleaSession, req
 from alorakit.engine.errors import TrainingError
 from alorakit.engine.pretrained import DEMO_MODEL, resolve_model
@@ -40,6 +48,7 @@ def run_demo(out: Path, seed: int = 0, rows: int = ROWS, retrain: bool = False) 
         AlorakitError: The model cannot be loaded.
     """
     seconds: dict[str, float] = {}
+    train_config(seed)  # raises now rather than when the rows are written
     check_place(out, retrain)
     with _stage("model", "1/6 Model", seconds):
         found = resolve_model(DEMO_MODEL)
@@ -58,7 +67,7 @@ def run_demo(out: Path, seed: int = 0, rows: int = ROWS, retrain: bool = False) 
     with _stage("session", "5/6 A session: the base model answers, the aLoRA checks the answer", seconds):
         attempts = _run_program(backend)
     with _stage("checks", "6/6 What one check costs, right after the base model answered a long report", seconds):
-        lora = add_plain_lora(backend.engine, ADAPTER_NAME, out / "lora_for_comparison")
+        lora = add_plain_lora(backend.engine, ADAPTER_NAME, out / LORA_NAME)
         costs = measure_checks(backend, ADAPTER_NAME, lora, [row["item"] for row in held_out[:_REPORT_NOTES]])
         print_costs(costs)
     backend.close()

@@ -22,6 +22,7 @@ from alorakit.training.checkpoint import check_outfile
 
 HELD_OUT = 100
 ADAPTER_NAME = "my_adapter"
+LORA_NAME = "lora_for_comparison"
 
 Rows = list[dict[str, str]]
 
@@ -69,7 +70,7 @@ def prepare_adapter(out: Path, seed: int, retrain: bool) -> bool:
         return False
     command = ["m", "alora", "train", str(data), "--basemodel", DEMO_MODEL, "--outfile", str(folder)]
     for name in ("epochs", "learning_rate", "batch_size", "grad_accum", "val_fraction", "seed"):
-        command += [f"--{name.replace('_', '-')}", f"{getattr(config, name):g}"]
+        command += [f"--{name.replace('_', '-')}", str(getattr(config, name))]
     typer.echo(f"the same as: {shlex.join(command)}")
     examples = load_examples(data, Tokenizer.from_pretrained(resolve_model(DEMO_MODEL).path))
     with ProgressDisplay(sys.stderr) as display:
@@ -84,12 +85,13 @@ def train_config(seed: int) -> TrainConfig:
 
 
 def check_place(out: Path, retrain: bool) -> None:
-    """See, before anything is written, that the demo may put its adapter into ``out``.
+    """See, before anything is written, that the demo may put its adapters into ``out``.
 
     Raises:
         TrainingError: Another adapter is there, somebody's work; or the folder cannot be written.
         AdapterError: What is there cannot be read.
     """
+    check_outfile(out / LORA_NAME)
     folder = check_outfile(out / ADAPTER_NAME)
     if not folder.exists() or not any(folder.iterdir()) or retrain:
         return

@@ -1,6 +1,5 @@
 """``m alora train``: from a file of labelled rows to an adapter folder."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +8,9 @@ import typer
 
 from alorakit.bindings.cli.errors import Debug, reported
 from alorakit.bindings.cli.progress import ProgressDisplay
+from alorakit.bindings.paths import existing
 from alorakit.engine.errors import DataError
+from alorakit.engine.files import read_json_object
 from alorakit.training.config import TrainConfig
 
 DEFAULTS = TrainConfig()
@@ -81,7 +82,8 @@ def _run(
     requirement_field: str | None,
     max_length: int,
 ) -> None:
-    if not datafile.is_file():
+    rows = existing(datafile)
+    if rows is None or not rows.is_file():
         raise DataError(f"{datafile} is not a file; give JSON lines, each with strings 'item' and 'label'")
     # torch comes in from here on, after everything that can be checked without it.
     from alorakit.bindings.session.verdict import passing_labels
@@ -93,7 +95,7 @@ def _run(
 
     check_outfile(outfile)
     tokenizer = Tokenizer.from_pretrained(resolve_model(basemodel).path)
-    examples = load_examples(datafile, tokenizer, layout, invocation, requirement_field, max_length)
+    examples = load_examples(rows, tokenizer, layout, invocation, requirement_field, max_length)
     labels = sorted({example.label for example in examples})
     if config.pass_labels or config.fail_labels:
         passing_labels(labels, None, config.pass_labels, config.fail_labels)  # raises now rather than at a check
@@ -115,13 +117,13 @@ def read_promptfile(path: Path) -> str:
         DataError: It is not a JSON object with a non-empty string under ``invocation_prompt``.
     """
     remedy = 'it must be a JSON object such as {"invocation_prompt": "<|check|>"}'
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise DataError(f"{path} cannot be read ({exc.strerror}); {remedy}") from exc
-    except ValueError as exc:
-        raise DataError(f"{path} is not JSON ({exc}); {remedy}") from exc
-    invocation = raw.get("invocation_prompt") if isinstance(raw, dict) else None
+    invocation = read_json_object(path, DataError, remedy).get("invocation_prompt")
     if not isinstance(invocation, str) or not invocation.strip():
         raise DataError(f"{path} has no non-empty string under 'invocation_prompt'; {remedy}")
+    try:
+        invocation.encode("utf-8")
+    except UnicodeEncodeError as exc:
+        raise DataError(
+            f"{path} has half of a surrogate pair under 'invocation_prompt'; write the whole character"
+        ) from exc
     return invocation

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from alorakit.bindings.session.adapter import CustomIntrinsicAdapter
 from alorakit.bindings.session.blocks import Message, ModelOutputThunk
-from alorakit.bindings.session.checks import check_with_adapter, choose_adapter, judge
+from alorakit.bindings.session.checks import check_with_adapter, choose_adapter, judge, labelled
 from alorakit.bindings.session.context import Context
+from alorakit.bindings.session.kinds import demand
 from alorakit.bindings.session.options import Options
 from alorakit.bindings.session.requirement import Requirement, ValidationResult
-from alorakit.engine.errors import ConfigError
+from alorakit.bindings.session.verdict import passing_labels
+from alorakit.engine.errors import AdapterError, CheckError, ConfigError
 
 if TYPE_CHECKING:
+    from alorakit.engine.adapters import AdapterInfo
     from alorakit.engine.engine import Engine
 
 
@@ -50,27 +53,31 @@ class EngineBackend:
             raise ConfigError("EngineBackend needs one of model_id and engine; give a model's name or a ready engine")
         if engine is not None and config:
             raise ConfigError(f"{sorted(config)} configure a new engine; a ready one already has its settings")
+        if engine is not None and not hasattr(engine, "generate"):
+            raise ConfigError(f"engine={engine!r} is no engine; give what Engine.from_pretrained returns")
         Options.merge(model_options)  # raise now rather than at the first call
         self.model_options = dict(model_options or {})
         self.default_to_constraint_checking_alora = True
         self._owns_engine = engine is None
         self.engine = engine if engine is not None else _load(str(model_id), config)
 
-    def add_adapter(self, adapter: CustomIntrinsicAdapter) -> None:
+    def add_adapter(self, adapter: CustomIntrinsicAdapter, *, replace: bool = False) -> None:
         """Load an adapter. Warns if it names another base model; another shape raises.
 
         Args:
             adapter: What to load, and under which name.
+            replace: Take the place of an adapter of that name.
 
         Raises:
             AdapterError: The folder is not there, cannot be loaded, or does not fit the base model.
         """
+        demand("adapter", adapter, CustomIntrinsicAdapter, AdapterError)
         base, loaded = (Path(name).name for name in (adapter.base_model_name, self.engine.model_name))
         if base.casefold() != loaded.casefold():
             warnings.warn(
                 f"adapter {adapter.name!r} names the base model {base!r}, but {loaded!r} is loaded", stacklevel=2
             )
-        self.engine.add_adapter(adapter.name, adapter.folder())
+        self.engine.add_adapter(adapter.name, adapter.folder(), replace=replace)
 
     def list_adapters(self) -> list[str]:
         """Names of the loaded adapters."""
@@ -93,6 +100,23 @@ class EngineBackend:
             output.text, tuple(output.token_ids), tuple(messages), output.usage, output.finish_reason
         )
 
+    def checker(self, requirement: Requirement) -> "AdapterInfo | None":
+        """Which adapter answers a requirement; None: its function or the base model does. Nothing is run.
+
+        Raises:
+            CheckError: It cannot be decided which adapter answers, or which of its labels pass.
+            AdapterNotFoundError: The adapter that the requirement names is not loaded.
+        """
+        adapters, wanted, text = self.engine.adapters, requirement.adapter, requirement.description
+        if requirement.validation_fn is not None:
+            return None
+        if wanted is None and not (self.default_to_constraint_checking_alora and adapters):
+            return None
+        info = choose_adapter(adapters, wanted, requirement=text)
+        manifest = labelled(info)
+        passing_labels(manifest.labels, text, manifest.pass_labels, manifest.fail_labels)
+        return info
+
     def validate(self, requirement: Requirement, context: Context, messages: Sequence[Message]) -> ValidationResult:
         """Check one requirement: by its function, by an adapter, or by the base model as judge.
 
@@ -102,16 +126,17 @@ class EngineBackend:
             messages: The chat that a model is given.
 
         Raises:
-            CheckError: It cannot be decided which adapter answers, or which of its labels pass.
+            CheckError: It cannot be decided which adapter answers, or which of its labels pass; or a ``validation_fn``
+                returned something else than a verdict.
             AdapterNotFoundError: The adapter that the requirement names is not loaded.
         """
         if requirement.validation_fn is not None:
-            return requirement.validation_fn(context)
-        adapters = self.engine.adapters
-        by_default = self.default_to_constraint_checking_alora and adapters
-        if requirement.adapter is None and not by_default:
+            verdict = requirement.validation_fn(context)
+            demand("what a validation_fn returns", verdict, (ValidationResult, bool), CheckError)
+            return ValidationResult(verdict) if isinstance(verdict, bool) else verdict
+        info = self.checker(requirement)
+        if info is None:
             return judge(self.engine, messages, requirement.description)
-        info = choose_adapter(adapters, requirement.adapter)
         return check_with_adapter(self.engine, info, messages, requirement.description)
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from alorakit.bindings.session.blocks import Message
 from alorakit.bindings.session.prompt import judge_question
 from alorakit.bindings.session.requirement import ValidationResult
-from alorakit.bindings.session.verdict import passing_labels
+from alorakit.bindings.session.verdict import passing_labels, quoted_labels
 from alorakit.engine.errors import AdapterNotFoundError, CheckError
 from alorakit.engine.layouts import check_ids
 from alorakit.engine.manifest import Manifest
@@ -19,14 +19,18 @@ if TYPE_CHECKING:
 CAPABILITY = "requirement-check"
 
 
-def choose_adapter(adapters: "Mapping[str, AdapterInfo]", wanted: str | None = None) -> "AdapterInfo":
+def choose_adapter(
+    adapters: "Mapping[str, AdapterInfo]", wanted: str | None = None, *, requirement: str | None = None
+) -> "AdapterInfo":
     """Choose the adapter that answers a requirement.
 
-    The one asked for; else the one whose capability is ``requirement-check``; else the only one with labels.
+    The one asked for; else, among those that have the most of the labels quoted in the requirement, the one whose
+    capability is ``requirement-check``; else the only one with labels.
 
     Args:
         adapters: The engine's adapters, by name; not empty.
         wanted: Name that the requirement asks for, or None.
+        requirement: The requirement in words, or None.
 
     Raises:
         AdapterNotFoundError: ``wanted`` is not loaded.
@@ -37,6 +41,8 @@ def choose_adapter(adapters: "Mapping[str, AdapterInfo]", wanted: str | None = N
             raise AdapterNotFoundError(f"no adapter named {wanted!r}; loaded are {sorted(adapters)}")
         return adapters[wanted]
     manifests = {name: info.manifest for name, info in adapters.items() if info.manifest is not None}
+    quoted = {name: len(quoted_labels(manifest.labels, requirement or "")) for name, manifest in manifests.items()}
+    manifests = {name: manifest for name, manifest in manifests.items() if quoted[name] == max(quoted.values())}
     able = [name for name, manifest in manifests.items() if manifest.capability == CAPABILITY]
     able = able or [name for name, manifest in manifests.items() if manifest.labels]
     if len(able) > 1:
@@ -64,9 +70,14 @@ def score_labels(
         One score for each label, in the manifest's order.
 
     Raises:
-        CheckError: The adapter has no manifest or no labels.
+        CheckError: The adapter has no manifest or no labels, or was trained with requirements and is given none.
     """
     manifest = labelled(info)
+    asked = (requirement or "") if manifest.requirements else None
+    if asked is not None and not asked.strip():
+        raise CheckError(
+            f"adapter {info.name!r} was trained with requirements; give one (--requirement on the command line)"
+        )
     text = manifest.invocation
     if info.invocation_tokens is not None:
         invocation = list(info.invocation_tokens)
@@ -74,7 +85,6 @@ def score_labels(
     else:  # a LoRA has no activation tokens; it was trained with the same words at the same place
         invocation = engine.tokenizer.encode(text, add_special_tokens=False)
     chat = [message.as_dict() for message in messages]
-    asked = (requirement or "") if manifest.requirements else None
     ids = check_ids(engine.tokenizer, manifest.layout, chat, asked, invocation, text)
     return engine.score(ids, list(manifest.labels), adapter=info.name)
 

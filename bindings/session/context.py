@@ -1,9 +1,11 @@
 """What a session remembers. Contexts never change: ``add`` returns a new one."""
 
 from abc import ABC, abstractmethod
+from types import NoneType
 from typing import Self
 
 from alorakit.bindings.session.blocks import CBlock, Message, ModelOutputThunk, Span, as_message
+from alorakit.bindings.session.kinds import demand
 from alorakit.engine.errors import ConfigError, RequestError
 
 
@@ -73,11 +75,12 @@ class ChatContext(Context):
             drops the oldest part moves every token after it, so nothing cached can be reused: prefer None.
 
     Raises:
-        ConfigError: ``window_size`` is below 1.
+        ConfigError: ``window_size`` is no integer, or below 1.
     """
 
     def __init__(self, *, window_size: int | None = None) -> None:
         super().__init__()
+        demand("window_size", window_size, (int, NoneType), ConfigError)
         if window_size is not None and window_size < 1:
             raise ConfigError(f"window_size={window_size} is below 1; use None to keep the whole chat")
         self._window_size = window_size

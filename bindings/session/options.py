@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
+from alorakit.bindings.session.kinds import demand
 from alorakit.engine.errors import ConfigError
 from alorakit.engine.request import SamplingParams
 
@@ -74,8 +76,10 @@ class Options:
         """Merge option dictionaries, later ones winning; a value of None counts as not given.
 
         Raises:
-            ConfigError: An unknown key, or a value of the wrong type.
+            ConfigError: No mapping, an unknown key, or a value of the wrong type.
         """
+        for layer in layers:
+            demand("model_options", layer, (Mapping, NoneType), ConfigError)
         given = ((key, value) for layer in layers for key, value in (layer or {}).items() if value is not None)
         merged = {_ALIASES.get(key, key): value for key, value in given}
         if unknown := sorted(repr(key) for key in merged if key not in _KNOWN):

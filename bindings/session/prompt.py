@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from jinja2 import StrictUndefined, TemplateError
+from jinja2 import StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 
+from alorakit.bindings.session.kinds import demand
 from alorakit.engine.errors import RequestError
 
 
@@ -16,16 +17,22 @@ def fill(template: str, user_variables: Mapping[str, str] | None) -> str:
         user_variables: Values by name. Their own braces are left alone.
 
     Raises:
-        RequestError: A placeholder has no value, or the template is not valid jinja2.
+        RequestError: A placeholder has no value, a value is no string, or the template is not valid jinja2 or fails.
     """
     if user_variables is None:
         return template
+    demand("user_variables", user_variables, Mapping)
+    for name, value in user_variables.items():
+        demand("a key of user_variables", name, str)
+        demand(f"user_variables[{name!r}]", value, str)
     environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
     try:
         return environment.from_string(template).render(user_variables)
-    except TemplateError as exc:
+    except Exception as exc:  # a template is a program: it may divide by zero, recurse, or ask for too much memory
         known = ", ".join(sorted(user_variables)) or "none"
-        raise RequestError(f"cannot fill the template {template!r}: {exc}; user_variables has: {known}") from exc
+        raise RequestError(
+            f"cannot fill the template {template!r:.200}: {str(exc) or type(exc).__name__}; user_variables has: {known}"
+        ) from exc
 
 
 def instruction(

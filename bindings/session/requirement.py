@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from alorakit.bindings.session.context import Context
+from alorakit.bindings.session.kinds import demand
 from alorakit.engine.errors import CheckError, RequestError
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ class ValidationResult:
         return self.result
 
 
-ValidationFn = Callable[[Context], ValidationResult]
+ValidationFn = Callable[[Context], ValidationResult | bool]
 
 
 @dataclass(frozen=True)
@@ -48,15 +50,23 @@ class Requirement:
 
     Attributes:
         description: The requirement in words.
-        validation_fn: Decides instead of a model: takes the context, returns a :class:`ValidationResult`.
+        validation_fn: Decides instead of a model: takes the context, returns a :class:`ValidationResult` or a bool.
         check_only: Check it, but do not tell the model about it in an instruction.
         adapter: Name of the adapter that checks it; None: see ``checks.choose_adapter``.
+
+    Raises:
+        RequestError: A field is of the wrong kind.
     """
 
     description: str | None = None
     validation_fn: ValidationFn | None = None
     check_only: bool = field(default=False, kw_only=True)
     adapter: str | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        demand("a requirement's description", self.description, (str, NoneType))
+        demand("validation_fn", self.validation_fn, (Callable, NoneType))  # type: ignore[arg-type]
+        demand("a requirement's adapter", self.adapter, (str, NoneType))
 
 
 def req(

@@ -7,6 +7,7 @@ from typing import Any
 from alorakit.bindings.session.backend import EngineBackend
 from alorakit.bindings.session.blocks import Message, ModelOutputThunk, as_message
 from alorakit.bindings.session.context import Context
+from alorakit.bindings.session.kinds import demand
 from alorakit.bindings.session.options import Options
 from alorakit.bindings.session.requirement import Requirement, ValidationResult
 from alorakit.engine.errors import ConfigError, RequestError
@@ -65,10 +66,11 @@ class RejectionSamplingStrategy:
         loop_budget: How many attempts at most.
 
     Raises:
-        ConfigError: ``loop_budget`` is below 1.
+        ConfigError: ``loop_budget`` is no integer, or below 1.
     """
 
     def __init__(self, *, loop_budget: int = 1) -> None:
+        demand("loop_budget", loop_budget, int, ConfigError)
         if loop_budget < 1:
             raise ConfigError(f"loop_budget={loop_budget} is below 1; allow at least one attempt")
         self.loop_budget = loop_budget
@@ -97,6 +99,8 @@ class RejectionSamplingStrategy:
         Raises:
             AlorakitError: Generation or a check cannot be done; see :class:`EngineBackend`.
         """
+        for wanted in requirements:  # what cannot be checked is refused before anything is generated
+            backend.checker(wanted)
         generations: list[ModelOutputThunk] = []
         validations: list[list[tuple[Requirement, ValidationResult]]] = []
         contexts: list[Context] = []

@@ -1,12 +1,14 @@
 """MelleaSession: a backend, a context, and the three verbs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from types import NoneType
 from typing import Any, Literal, overload
 
 from alorakit.bindings.session.backend import EngineBackend
 from alorakit.bindings.session.blocks import CBlock, Message, ModelOutputThunk
 from alorakit.bindings.session.context import Context, SimpleContext
+from alorakit.bindings.session.kinds import demand, demand_text, listed
 from alorakit.bindings.session.options import Options
 from alorakit.bindings.session.prompt import fill, instruction
 from alorakit.bindings.session.requirement import Requirement, ValidationResult, reqify
@@ -28,6 +30,8 @@ class MelleaSession:
     """
 
     def __init__(self, backend: EngineBackend, ctx: Context | None = None) -> None:
+        demand("backend", backend, EngineBackend, ConfigError)
+        demand("ctx", ctx, (Context, NoneType), ConfigError)
         self.backend = backend
         self.ctx: Context = ctx if ctx is not None else SimpleContext()
 
@@ -92,15 +96,18 @@ class MelleaSession:
 
         Raises:
             ConfigError: ``return_sampling_results`` without a strategy, or unknown model options.
-            RequestError: A placeholder without a value, or a prompt too long.
+            RequestError: No description, an argument of the wrong kind, a placeholder without a value, or a prompt too
+                long.
             CheckError: A requirement that cannot be checked.
         """
-        wanted = [reqify(item) for item in requirements or ()]
+        demand_text("the description", description)
+        demand("grounding_context", grounding_context, (Mapping, NoneType))
+        wanted = [reqify(item) for item in listed("requirements", requirements, (str, Requirement))]
         wanted = [replace(item, description=_filled(item.description, user_variables)) for item in wanted]
         text = instruction(
             fill(description, user_variables),
             [item.description for item in wanted if item.description and not item.check_only],
-            [fill(str(example), user_variables) for example in icl_examples or ()],
+            [fill(str(example), user_variables) for example in listed("icl_examples", icl_examples, (str, CBlock))],
             {name: fill(str(given), user_variables) for name, given in (grounding_context or {}).items()},
             None if prefix is None else fill(str(prefix), user_variables),
         )
@@ -136,6 +143,7 @@ class MelleaSession:
         Raises:
             AlorakitError: A placeholder without a value, a prompt too long, or unknown model options.
         """
+        demand_text("the content", content)
         action = Message(role, fill(content, user_variables))
         output, self.ctx = answer(action, self.ctx, self.backend, model_options)
         return output.as_message()
@@ -170,13 +178,14 @@ class MelleaSession:
             raise ConfigError(
                 f"{sorted(given.sampling)} do not apply to a check, which samples nothing; leave them out"
             )
-        wanted = [reqs] if isinstance(reqs, Requirement | str) else reqs
+        demand("reqs", reqs, (str, Requirement, Iterable))
+        wanted = [reqify(item) for item in listed("reqs", reqs, (str, Requirement))]
         context, messages = target(self.ctx, output, input)
         system = given.system_prompt
         if output is None and system is None and messages[0].role != "system":
             system = Options.merge(self.backend.model_options).system_prompt
         messages = with_system(messages, system)
-        return [self.backend.validate(reqify(item), context, messages) for item in wanted]
+        return [self.backend.validate(item, context, messages) for item in wanted]
 
     def reset(self) -> None:
         """Forget what was said; the context keeps its settings."""

@@ -1,7 +1,10 @@
 """What a validation looks at: the chat so far, or a given output."""
 
+from types import NoneType
+
 from alorakit.bindings.session.blocks import CBlock, Message, ModelOutputThunk
 from alorakit.bindings.session.context import Context, SimpleContext
+from alorakit.bindings.session.kinds import demand
 from alorakit.engine.errors import RequestError
 
 Text = str | CBlock | ModelOutputThunk
@@ -21,8 +24,10 @@ def target(context: Context, output: Text | None, input: Text | None) -> tuple[C
         text alone as one user message, which is how training renders a row's ``item``.
 
     Raises:
-        RequestError: ``input`` without ``output``, or an empty context.
+        RequestError: ``input`` without ``output``, one of the wrong kind, or an empty context.
     """
+    for name, given in (("output", output), ("input", input)):
+        demand(name, given, (str, CBlock, ModelOutputThunk, NoneType))
     if output is None:
         if input is not None:
             raise RequestError("validate(input=...) needs output=... too; give both, or neither to check the chat")

@@ -1,8 +1,8 @@
 """Which labels pass a check: told by the trainer, known words, or quoted by the requirement."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from alorakit.bindings.session.wording import Side, mentions
+from alorakit.bindings.session.wording import Mention, Side, mentions
 from alorakit.engine.errors import CheckError
 
 PASS_WORDS = frozenset({"yes", "true", "pass"})
@@ -23,7 +23,8 @@ def passing_labels(
     """Decide which labels of an adapter pass a check.
 
     In this order: the labels told to the trainer; yes/true/pass against no/false/fail, if every label is one of
-    these; the labels that the requirement quotes ("must not be 'X'": X fails; "must be 'X'": only X passes).
+    these; the labels that the requirement quotes ("must not be 'X'": X fails; "must be 'X'": only X passes). A
+    requirement that plainly says the opposite of the first two is an error.
 
     Args:
         labels: Every label of the adapter.
@@ -35,13 +36,33 @@ def passing_labels(
         The labels that pass, a subset of ``labels``.
 
     Raises:
-        CheckError: The told labels are unknown or contradict each other, or nothing decides.
+        CheckError: The told labels are unknown or contradict each other or the requirement, or nothing decides.
     """
     if pass_labels is not None or fail_labels is not None:
-        return _told(labels, pass_labels, fail_labels)
-    if labels and all(label.casefold() in PASS_WORDS | FAIL_WORDS for label in labels):
-        return frozenset(label for label in labels if label.casefold() in PASS_WORDS)
-    return _quoted(labels, requirement or "")
+        passing = _told(labels, pass_labels, fail_labels)
+    elif labels and all(label.casefold() in PASS_WORDS | FAIL_WORDS for label in labels):
+        passing = frozenset(label for label in labels if label.casefold() in PASS_WORDS)
+    else:
+        return _quoted(labels, requirement or "")
+    for mention, meant in _mentioned(labels, requirement or ""):
+        asked, forbidden = mention.side is Side.ONLY, mention.side is Side.NEVER
+        if (asked and meant - passing) or (forbidden and meant & passing):
+            said, fixed = ("passes", "fails") if asked else ("fails", "passes")
+            raise CheckError(
+                f"the requirement {requirement!r} says that {mention.text!r} {said}, but for this adapter it {fixed} "
+                f"(passing are {sorted(passing)}); reword it, or change pass_labels in the adapter's alorakit.json"
+            )
+    return passing
+
+
+def quoted_labels(labels: Sequence[str], requirement: str) -> frozenset[str]:
+    """The labels that a requirement quotes, whatever it says about them.
+
+    Args:
+        labels: Every label of an adapter.
+        requirement: The requirement in words.
+    """
+    return frozenset(label for _, meant in _mentioned(labels, requirement) for label in meant)
 
 
 def _told(
@@ -61,8 +82,7 @@ def _told(
 
 def _quoted(labels: Sequence[str], requirement: str) -> frozenset[str]:
     said: dict[Side, set[str]] = {Side.ONLY: set(), Side.NEVER: set()}
-    for mention in mentions(requirement, labels):
-        meant = _meant(labels, mention.text)
+    for mention, meant in _mentioned(labels, requirement):
         if mention.side is not Side.UNCLEAR and not meant:
             raise CheckError(
                 f"the requirement {requirement!r} quotes {mention.text!r}, which is not a label; "
@@ -84,6 +104,8 @@ def _quoted(labels: Sequence[str], requirement: str) -> frozenset[str]:
     return frozenset((only or set(labels)) - never)
 
 
-def _meant(labels: Sequence[str], text: str) -> set[str]:
-    """The labels spelt like ``text``: exactly if there is such a label, else whatever its case."""
-    return {text} & set(labels) or {label for label in labels if label.casefold() == text.casefold()}
+def _mentioned(labels: Sequence[str], requirement: str) -> Iterator[tuple[Mention, set[str]]]:
+    """Quoted texts and the labels spelt like each: exactly if there is such a label, else whatever its case."""
+    for mention in mentions(requirement, labels):
+        text = mention.text
+        yield mention, {text} & set(labels) or {label for label in labels if label.casefold() == text.casefold()}

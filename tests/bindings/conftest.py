@@ -54,7 +54,7 @@ class FakeEngine:
         folder = Path("folder") / name
         self.adapters[name] = AdapterInfo(name, kind, 8, ("q_proj",), tokens, "digest", folder, "base", manifest)
 
-    def add_adapter(self, name: str, path: Path) -> AdapterInfo:
+    def add_adapter(self, name: str, path: Path, replace: bool = False) -> AdapterInfo:
         if not (path / "adapter_config.json").is_file():
             raise AdapterError(f"{path}: no adapter_config.json")
         self.register(name, Manifest.load(path))

@@ -41,11 +41,25 @@ def test_another_base_model_warns(fake_engine: Any, tmp_path: Path) -> None:
         backend.add_adapter(adapter)
 
 
-@pytest.mark.parametrize("model_id", ["./nowhere/at-all", "/nowhere", "nowhere", "a/b/c"])
+@pytest.mark.parametrize(
+    "model_id", ["./nowhere/at-all", "/nowhere", "nowhere", "a/b/c", "~nouser-of-this-name/x", "x" * 300]
+)
 def test_a_folder_that_is_not_there(fake_engine: Any, model_id: str) -> None:
     adapter = CustomIntrinsicAdapter(model_id=model_id, base_model_name="SmolLM2-135M-Instruct")
     with pytest.raises(AdapterError, match="is not a folder"):
         fake_engine().session().backend.add_adapter(adapter)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"base_model_name": None}, {"model_id": None}, {"intrinsic_name": 5}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_an_adapter_of_the_wrong_kind(fake_engine: Any, changes: dict[str, Any]) -> None:
+    with pytest.raises(AdapterError, match=next(iter(changes))):
+        CustomIntrinsicAdapter(**{"model_id": "a", "base_model_name": "b", **changes})
+    with pytest.raises(AdapterError, match="adapter must be CustomIntrinsicAdapter, found str"):
+        fake_engine().session().backend.add_adapter("folder")
 
 
 def test_a_hub_id_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,6 +81,8 @@ def test_backend_wants_a_model_or_an_engine(fake_engine: Any) -> None:
         EngineBackend()
     with pytest.raises(ConfigError, match="one of model_id and engine"):
         EngineBackend("model", engine=fake_engine())
+    with pytest.raises(ConfigError, match="engine=5"):
+        EngineBackend(engine=5)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="block_size"):
         EngineBackend(engine=fake_engine(), block_size=4)
 

@@ -15,6 +15,7 @@ from alorakit.bindings.session import (
     req,
     simple_validate,
 )
+from alorakit.bindings.session.checks import CAPABILITY, choose_adapter, score_labels
 from alorakit.engine.errors import AdapterNotFoundError, CheckError, ConfigError, RequestError
 from alorakit.engine.layouts import DEFAULT_INVOCATION
 from alorakit.engine.manifest import Manifest
@@ -186,11 +187,37 @@ def test_capability_goes_before_labels_and_a_name_before_both(fake_engine: Any) 
     engine.register("failure", FAILURES)
     engine.register("checker", Manifest(labels=("yes", "no"), invocation="@", capability="requirement-check"))
     m = engine.session()
-    m.validate("must be 'bearing'", output="x")
+    m.validate("Be short", output="x")
     m.validate(req("must be 'bearing'", adapter="failure"), output="x")
     assert [adapter for _, _, adapter, _ in engine.scored] == ["checker", "failure"]
     with pytest.raises(AdapterNotFoundError, match=r"'gone'.*checker"):
         m.validate(req("x", adapter="gone"), output="x")
+
+
+def test_an_adapter_whose_label_is_quoted_goes_before_capability(fake_engine: Any) -> None:
+    engine = fake_engine()
+    engine.register("failure", FAILURES)
+    engine.register("mood", Manifest(labels=("good", "bad"), invocation="@"))
+    engine.register("checker", Manifest(labels=("yes", "no"), invocation="@", capability=CAPABILITY))
+    adapters = engine.adapters
+    chosen = {
+        text: choose_adapter(adapters, requirement=text).name
+        for text in ("must be 'bearing'", "must not be 'bad'", "must be 'yes'", "must be 'rust'", None)
+    }
+    assert list(chosen.values()) == ["failure", "mood", "checker", "checker", "checker"]
+    assert choose_adapter(adapters, "checker", requirement="must be 'bearing'").name == "checker"
+    engine.register("other", FAILURES)
+    with pytest.raises(CheckError, match="'failure', 'other'"):
+        choose_adapter(adapters, requirement="must be 'bearing'")
+
+
+@pytest.mark.parametrize("nothing", [None, "", " "])
+def test_an_adapter_trained_with_requirements_needs_one(fake_engine: Any, nothing: str | None) -> None:
+    engine = fake_engine()
+    engine.register("checker", Manifest(labels=("yes", "no"), invocation="@", requirements=True))
+    with pytest.raises(CheckError, match=r"'checker' was trained with requirements; give one"):
+        score_labels(engine, engine.adapters["checker"], [Message("user", "x")], nothing)
+    assert engine.scored == []
 
 
 def test_several_candidates_and_foreign_adapters_raise(fake_engine: Any) -> None:

@@ -139,12 +139,14 @@ def test_a_base_model_that_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is not JSON"),
-        ("[]", "no non-empty string"),
+        ("", "not readable as JSON"),
+        ("[" * 100_000, "not readable as JSON"),
+        ("[]", "expected a JSON object"),
         ("{}", "no non-empty string"),
         ('{"invocation_prompt": " "}', "no non-empty string"),
         ('{"invocation_prompt": 3}', "no non-empty string"),
-        (None, "cannot be read"),
+        ('{"invocation_prompt": "a\\ud800"}', "surrogate"),
+        (None, "not readable"),
     ],
 )
 def test_a_bad_promptfile(tmp_path: Path, text: str | None, message: str) -> None:
@@ -159,7 +161,7 @@ def test_a_bad_promptfile(tmp_path: Path, text: str | None, message: str) -> Non
 
 def test_a_promptfile_that_is_not_text(tmp_path: Path) -> None:
     (tmp_path / "p").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="is not JSON"):
+    with pytest.raises(DataError, match="not readable as JSON"):
         read_promptfile(tmp_path / "p")
 
 

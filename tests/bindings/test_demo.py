@@ -58,6 +58,14 @@ def test_another_adapter_is_not_replaced(tmp_path: Path, labels: tuple[str, ...]
     check_place(tmp_path, retrain=True)
 
 
+@pytest.mark.parametrize("name", ["my_adapter", "lora_for_comparison"])
+def test_somebody_elses_files_are_not_replaced(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "mine.txt").write_text("x")
+    with pytest.raises(TrainingError, match=r"mine\.txt"):
+        check_place(tmp_path, retrain=True)
+
+
 def test_an_adapter_newer_than_its_rows_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def train(*args: Any) -> None:
         raise InterruptedError

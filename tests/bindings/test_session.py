@@ -1,6 +1,7 @@
 """The session on an engine without a model: what it asks, what it remembers, what it answers."""
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from alorakit.bindings.session import (
     CBlock,
     EngineBackend,
+    MelleaSession,
     Message,
     ModelOption,
     ModelOutputThunk,
@@ -17,7 +19,7 @@ from alorakit.bindings.session import (
     req,
     simple_validate,
 )
-from alorakit.engine.errors import ConfigError, RequestError
+from alorakit.engine.errors import AlorakitError, ConfigError, RequestError
 
 
 def test_instruct_fills_variables_and_lists_requirements(fake_engine: Any) -> None:
@@ -40,10 +42,83 @@ def test_instruct_without_variables_leaves_braces_alone(fake_engine: Any) -> Non
     assert engine.prompts == ["<user>P\n\nFill {{this}}\n\nExamples:\n- e\n\nContext:\n- [doc] g<assistant>"]
 
 
-@pytest.mark.parametrize("template", ["{{missing}}", "{% if %}", "{{ ''.__class__.__mro__ }}"])
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{missing}}",
+        "{% if %}",
+        "{{ ''.__class__.__mro__ }}",
+        "{{ 1/0 }}",
+        "{{ note + 1 }}",
+        "{{ range(10**9)|list }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{{ " + "(" * 5000 + ")" * 5000 + " }}",
+        "{{ note.encode('ascii') }}",
+    ],
+    ids=lambda template: template[:20],
+)
 def test_a_template_that_cannot_be_filled_raises(fake_engine: Any, template: str) -> None:
-    with pytest.raises(RequestError, match="cannot fill the template"):
-        fake_engine().session().instruct(template, user_variables={"note": "x"})
+    with pytest.raises(RequestError, match="cannot fill the template") as info:
+        fake_engine().session().instruct(template, user_variables={"note": "\xe9"})
+    assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"note": None}, r"user_variables\['note'\]"),
+        ({"note": 5}, r"\['note'\]"),
+        ({5: "x"}, "key"),
+        ("note", "user_variables"),
+    ],
+)
+def test_variables_are_strings(fake_engine: Any, given: Any, named: str) -> None:
+    with pytest.raises(RequestError, match=f"{named}.* must be "):
+        fake_engine().session().instruct("{{note}}", user_variables=given)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda m: m.instruct(5),
+        lambda m: m.instruct(""),
+        lambda m: m.instruct(None),
+        lambda m: m.instruct("A", requirements=5),
+        lambda m: m.instruct("A", requirements=[5]),
+        lambda m: m.instruct("A", icl_examples=5),
+        lambda m: m.instruct("A", grounding_context="x"),
+        lambda m: m.instruct("A", model_options=5),
+        lambda m: m.instruct("A", strategy=RejectionSamplingStrategy(loop_budget="a")),  # type: ignore[arg-type]
+        lambda m: m.instruct("A", requirements=[req("r", lambda ctx: "yes")]),  # type: ignore[arg-type,return-value]
+        lambda m: m.chat(""),
+        lambda m: m.chat(b"x"),
+        lambda m: m.validate(None, output="x"),
+        lambda m: m.validate("r", output=5),
+        lambda m: req(5),  # type: ignore[arg-type]
+        lambda m: req(validation_fn=5),  # type: ignore[arg-type]
+        lambda m: req("r", adapter=["a"]),  # type: ignore[arg-type]
+        lambda m: MelleaSession("model"),  # type: ignore[arg-type]
+        lambda m: MelleaSession(m.backend, "ctx"),  # type: ignore[arg-type]
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_named(fake_engine: Any, call: Callable[[MelleaSession], object]) -> None:
+    m = fake_engine(["x"]).session()
+    with pytest.raises(AlorakitError, match=r"must be|is empty|returns|wrap it in") as info:
+        call(m)
+    assert "\n" not in str(info.value)
+    assert m.ctx.as_list() == []
+
+
+def test_a_validation_fn_may_return_a_bare_bool(fake_engine: Any) -> None:
+    m = fake_engine(["x"]).session()
+    result = m.instruct("A", requirements=req("r", lambda ctx: True), return_sampling_results=True)
+    assert result.result_validations[0][1] == ValidationResult(True)
+
+
+def test_one_requirement_needs_no_list(fake_engine: Any) -> None:
+    engine = fake_engine(["x"])
+    engine.session().instruct("A", requirements="Be brief.", strategy=None)
+    assert engine.prompts == ["<user>A\n\nRequirements:\n- Be brief.<assistant>"]
 
 
 def test_context_after_instruct_holds_question_and_answer_with_ids(fake_engine: Any) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alorakit.bindings.session.verdict import passing_labels
+from alorakit.bindings.session.verdict import passing_labels, quoted_labels
 from alorakit.engine.errors import CheckError
 
 LABELS = ("bearing", "piston rings", "no_failure")
@@ -27,7 +27,8 @@ def rest(*failing: str) -> frozenset[str]:
 )
 def test_known_words(labels: tuple[str, ...], passing: set[str]) -> None:
     assert passing_labels(labels, None) == passing
-    assert passing_labels(labels, "It must not be 'yes'.") == passing  # the words outrank what is quoted
+    assert passing_labels(labels, "It must not be 'no'.") == passing
+    assert passing_labels(labels, "Whether it is 'yes' or 'no' is up to you.") == passing  # says nothing plainly
 
 
 @pytest.mark.parametrize(
@@ -57,6 +58,13 @@ def test_known_words(labels: tuple[str, ...], passing: set[str]) -> None:
         "The mode must be different from 'no_failure'",
         "The note must not be empty, and the mode must not be 'no_failure'",
         "The engine did not start. The mode must not be:\n'no_failure'",
+        "The mode must not be:\n\n'no_failure'",
+        "The mode must never read 'no_failure'",
+        "The answer does not mention 'no_failure'",
+        "The mode must not be the label ('no_failure').",
+        "Please make sure that the mode is not 'no_failure'",
+        "Do not report 'no_failure'!",
+        "The mode won't be 'no_failure'",
     ],
 )
 def test_forbidden(text: str) -> None:
@@ -92,6 +100,10 @@ def test_required(text: str) -> None:
         ("must not be any of: 'bearing', 'no_failure'", {"piston rings"}),
         ("must not be 'bearing', and must not be 'no_failure'", {"piston rings"}),
         ("must not be 'bearing', 'piston rings', or 'no_failure'", set()),
+        ("must not be 'bearing' nor 'piston rings'", {"no_failure"}),
+        ("must not be 'bearing'; 'piston rings'", {"no_failure"}),
+        ("must not be 'bearing' and the mode must not be 'no_failure'", {"piston rings"}),
+        ("must not be 'bearing'. It must not be 'no_failure'", {"piston rings"}),
         ("The note says 'call back'; the mode must not be 'bearing'", {"piston rings", "no_failure"}),
     ],
 )
@@ -116,6 +128,36 @@ def test_several_quotes(text: str, passing: set[str]) -> None:
         "The mode must be 'bearing' and must not be 'bearing'",
         "The mode must not be 'bearing' or 'pistons'",
         "The mode must not be 'no_fault'",
+        "It must not happen that the label is 'no_failure'",
+        "None of the answers is 'no_failure'",
+        "Nobody may say it must be 'no_failure'",
+        "I doubt that it is 'bearing'",
+        "The note claims it is 'bearing'",
+        "must be 'no_failure' is a wrong statement",
+        "must not be 'no_failure'; 'bearing' is fine",
+        "must not be 'no_failure', 'bearing' is ok",
+        "must not be 'no_failure' but 'bearing'",
+        "must not omit 'no_failure'",
+        "must not lack 'no_failure'",
+        "must not exclude 'no_failure'",
+        "must be 'bearing' if the note mentions heat",
+        "must be 'bearing' when the note mentions heat",
+        "must be 'bearing' only on Mondays",
+        "must be 'bearing' on Mondays",
+        "must be 'bearing'. Otherwise the check fails.",
+        "must be 'bearing' on Mondays and must be 'no_failure'",
+        "must be 'bearing' or must not be 'no_failure'",
+        "must be 'bearing' nor 'no_failure'",
+        "must not be neither 'bearing' nor 'no_failure'",
+        "must be 'bearing' or no_failure",
+        "Given heat, the mode must be 'bearing'",
+        "It need not be 'no_failure'",
+        "It needn't be 'no_failure'",
+        "It might not be 'no_failure'",
+        "It need never be 'no_failure'",
+        "Allow something other than 'no_failure'",
+        "Nothing other than 'no_failure'",
+        "The opposite of the mode must be 'no_failure'",
     ],
 )
 def test_unclear_wording_raises(text: str | None) -> None:
@@ -137,12 +179,34 @@ def test_labels_with_quotes_and_pattern_characters() -> None:
     assert passing_labels(labels, "must not be 'ok.'") == {"driver's error", "a+b (x)"}
 
 
-def test_told_labels_outrank_everything() -> None:
-    text = "must not be 'bearing'"
+def test_told_labels_outrank_words_and_unclear_quotes() -> None:
+    text = "Anything about 'bearing'"
     assert passing_labels(LABELS, text, pass_labels=["bearing"]) == {"bearing"}
     assert passing_labels(LABELS, text, fail_labels=["no_failure"]) == rest("no_failure")
     assert passing_labels(LABELS, text, pass_labels=[], fail_labels=LABELS) == set()
+    assert passing_labels(LABELS, "must not be 'rust'", pass_labels=["bearing"]) == {"bearing"}
     assert passing_labels(("yes", "no"), None, pass_labels=["no"]) == {"no"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "told", "text", "message"),
+    [
+        (("yes", "no"), None, "must be 'no'", "'no' passes, but for this adapter it fails"),
+        (("Yes", "No"), None, "must not be 'yes'", "'yes' fails, but for this adapter it passes"),
+        (("good", "bad"), ["good"], "must be 'bad'", "'bad' passes, but for this adapter it fails"),
+        (("good", "bad"), ["good"], "must not be 'good'", "'good' fails, but for this adapter it passes"),
+    ],
+)
+def test_a_requirement_against_the_adapters_own_sides_raises(
+    labels: tuple[str, ...], told: list[str] | None, text: str, message: str
+) -> None:
+    with pytest.raises(CheckError, match=message):
+        passing_labels(labels, text, pass_labels=told)
+
+
+def test_quoted_labels_are_found_whatever_is_said_of_them() -> None:
+    assert quoted_labels(LABELS, "Mention 'Bearing', 'no_failure' and 'rust', not piston rings") == rest("piston rings")
+    assert quoted_labels((), "'' and 'bearing'") == set()
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ def test_an_adapter_is_replaced_and_its_neighbours_are_not(run: Callable[[Path],
     (tmp_path / "README.md").write_text("the parent's own")
     (tmp_path / "adapter").mkdir()
     run(tmp_path / "adapter")
-    (tmp_path / "adapter" / "old.txt").write_text("x")
+    for name in ("io.yaml", "training.png", ".gitattributes"):
+        (tmp_path / "adapter" / name).write_text("x")
     run(tmp_path / "adapter")
     assert {p.name for p in (tmp_path / "adapter").iterdir()} == FILES
     assert {p.name for p in tmp_path.iterdir()} == {"README.md", "adapter"}
@@ -83,11 +84,49 @@ def test_an_outfile_that_cannot_be_written_is_found_before_the_model_is_loaded(
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("x")
     before = contents(tmp_path)
-    cases = [("file", "is a file"), ("notes", "no adapter"), ("file/below", "cannot be written")]
+    cases = [("file", "is a file"), ("notes", "mine.txt"), ("file/below", "cannot be written")]
+    cases += [("x" * 300, "too long"), (f"new/{'x' * 300}", "too long"), ("a\0b", "cannot be written")]
     for name, what in cases:
         with pytest.raises(TrainingError, match=what):
             run(tmp_path / name)
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["data.jsonl", "notes/", "README.md/", "checkpoint-5/"])
+def test_a_folder_that_holds_anything_else_is_never_replaced(
+    run: Callable[[Path], object], tmp_path: Path, name: str
+) -> None:
+    target = tmp_path / "adapter"
+    run(target)
+    entry = target / name
+    if name.endswith("/"):
+        entry.unlink(missing_ok=True)
+        entry.mkdir()
+        (entry / "mine.txt").write_text("x")
+    else:
+        entry.write_text("x")
+    before = contents(tmp_path)
+    with pytest.raises(TrainingError, match=f"would delete .*'{entry.name}'.*move them away") as info:
+        run(target)
+    assert "\n" not in str(info.value)
+    assert contents(tmp_path) == before
+
+
+def test_a_folder_without_an_adapter_is_somebody_elses(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("x")
+    with pytest.raises(TrainingError, match=r"'README\.md'"):
+        check_outfile(tmp_path)
+
+
+def test_the_home_of_nobody() -> None:
+    with pytest.raises(TrainingError, match="cannot be written"):
+        check_outfile("~nouser-of-this-name/x")
+
+
+def test_a_name_as_long_as_the_disk_takes(run: Callable[[Path], object], tmp_path: Path) -> None:
+    for _ in range(2):
+        run(tmp_path / ("x" * 255))
+    assert {p.name for p in (tmp_path / ("x" * 255)).iterdir()} == FILES
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")

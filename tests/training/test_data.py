@@ -126,7 +126,9 @@ def test_a_long_item_is_cut_from_the_left(tmp_path: Path, tokenizer: Tokenizer, 
 def test_a_template_that_does_not_fit(tmp_path: Path, tokenizer: Tokenizer) -> None:
     path = write(tmp_path / "d.jsonl", ROW, ROW)
     needed = len(tokenizer.render([{"role": "user", "content": ""}])) + 1 + 1 + len(tokenizer.encode("yes"))
-    with pytest.raises(DataError, match=f"{path}:1: the row needs {needed} tokens even with an empty item"):
+    with pytest.raises(
+        DataError, match=f"{path}:1: the row needs {needed} tokens .* raise max_length to at least {needed}"
+    ):
         load_examples(path, tokenizer, invocation="<|start_header_id|>", max_length=needed - 1)
 
 
@@ -135,3 +137,11 @@ def test_bad_arguments(tmp_path: Path, tokenizer: Tokenizer) -> None:
     for bad in ({"layout": "raw"}, {"invocation": ""}, {"max_length": 0}):
         with pytest.raises(ConfigError, match=next(iter(bad))):
             load_examples(path, tokenizer, **bad)
+
+
+def test_a_row_of_which_nothing_fits_is_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    rows = [{"item": "word " * 40, "label": "no"}, {"item": "b", "label": "no"}]
+    path = write(tmp_path / "rows.jsonl", *rows)
+    least = load_examples(write(tmp_path / "one.jsonl", rows[1], rows[1]), tokenizer)[0].num_tokens
+    with pytest.raises(DataError, match="nothing of the item fits"):
+        load_examples(path, tokenizer, max_length=least)

@@ -137,6 +137,18 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("rate", [1e38, 3e38])
+@pytest.mark.parametrize("fraction", [0.0, 0.5])
+def test_an_adapter_that_is_not_finite_is_not_saved(
+    tiny_base: Path, toy_rows: ExampleList, settings: Settings, rate: float, fraction: float, tmp_path: Path
+) -> None:
+    # One step: no later training loss shows what it did.
+    config = settings(learning_rate=rate, epochs=1, val_fraction=fraction, batch_size=8, grad_accum=1)
+    with pytest.raises(TrainingError, match=r"is nan at optimizer step 1 of 1, rows .*learning_rate below"):
+        train(tiny_base, toy_rows[:8], config, tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_rows_that_do_not_fit_the_model(
     tiny_base: Path, toy_rows: ExampleList, settings: Settings, tmp_path: Path
 ) -> None:
