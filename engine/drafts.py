@@ -5,39 +5,46 @@ the rows of a guessed answer are nearly free; tokens are accepted only as far as
 answers are the same with and without drafts (speculative decoding, Leviathan et al. 2023, with a look-up as draft).
 """
 
-from collections import Counter, deque
+from collections import Counter, defaultdict
 
 from alorakit.engine.sequence import Sequence
 
-REMEMBERED = 64
+# A guess follows from the two tokens before it; beyond so many different pairs an adapter is no checker any more.
+ORDER = 2
+MAX_CONTEXTS = 4096
+START = -1
 
 
 class AnswerHistory:
-    """The last answers of each adapter (by digest); the base model's are too varied to be worth it."""
+    """What followed what in each adapter's past answers (by digest); the base model's are too varied to be worth it."""
 
     def __init__(self, max_tokens: int) -> None:
         """``max_tokens``: longest draft; 0 turns drafting off."""
         self._max_tokens = max_tokens
-        self._answers: dict[str, deque[tuple[int, ...]]] = {}
+        self._seen: dict[str, dict[tuple[int, ...], Counter[int]]] = {}
 
-    def add(self, sequence: Sequence) -> None:
-        """Remember the answer of a sequence that has ended."""
-        if self._max_tokens and sequence.adapter is not None and (answer := sequence.completion):
-            digest = sequence.adapter.info.digest
-            self._answers.setdefault(digest, deque(maxlen=REMEMBERED)).append(tuple(answer[: 4 * self._max_tokens]))
+    def add(self, digest: str, answer: list[int]) -> None:
+        """Remember an answer of the adapter with that digest."""
+        seen = self._seen.setdefault(digest, defaultdict(Counter))
+        if len(seen) > MAX_CONTEXTS:
+            seen.clear()
+        padded = (START,) * ORDER + tuple(answer)
+        for index, token in enumerate(answer):
+            seen[padded[index : index + ORDER]][token] += 1
 
     def propose(self, sequence: Sequence, limit: int) -> tuple[int, ...]:
         """What will probably follow, ``limit`` tokens at most.
 
-        Only a continuation that was given at least twice is proposed, so that an adapter whose answers differ each
-        time costs nothing.
+        Only what followed at least twice, and more often than not, is proposed, so that an adapter whose answers differ
+        each time costs nothing.
         """
-        limit = min(limit, self._max_tokens)
-        past = self._answers.get(sequence.adapter.info.digest) if sequence.adapter is not None else None
-        if limit < 1 or past is None:
-            return ()
-        begun = tuple(sequence.completion)
-        size = len(begun)
-        seen = Counter(a[size : size + limit] for a in past if len(a) > size and a[:size] == begun)
-        best, times = max(seen.items(), key=lambda item: item[1], default=((), 0))
-        return best if times > 1 else ()
+        seen = self._seen.get(sequence.adapter.info.digest) if sequence.adapter is not None else None
+        draft: list[int] = []
+        tail = ((START,) * ORDER + tuple(sequence.completion))[-ORDER:]
+        while seen and len(draft) < min(limit, self._max_tokens) and (after := seen.get(tail)):
+            [(token, times)] = after.most_common(1)
+            if times < 2 or 2 * times <= after.total():
+                break
+            draft.append(token)
+            tail = (*tail[1:], token)
+        return tuple(draft)

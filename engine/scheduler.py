@@ -129,8 +129,8 @@ class Scheduler:
     def end(self, sequence: Sequence, reason: str) -> None:
         """A sequence is done (or given up): keep its KV in the tree, free the rest."""
         sequence.status, sequence.finish_reason, sequence.finished = Status.FINISHED, reason, perf_counter()
-        if reason in ("stop", "length"):
-            self.answers.add(sequence)
+        if reason in ("stop", "length") and sequence.adapter is not None and sequence.branches is None:
+            self.answers.add(sequence.adapter.info.digest, sequence.completion)
         if sequence in self.running:
             self.running.remove(sequence)
         elif sequence in self.waiting:
