@@ -34,7 +34,7 @@ lint: $(VENV)/.test
 
 bench: $(VENV)/.test
 	@for file in $(sort $(wildcard benchmarks/bench_*.py)); do \
-		echo "== Benchmark $$file"; $(BIN)/python $$file || exit 1; \
+		name=$$(basename $$file .py); echo "== Benchmark $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; \
 	done
 
 clean:

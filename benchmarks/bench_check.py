@@ -1,7 +1,7 @@
 """One check on a long context: alorakit's aLoRA against PEFT's LoRA, and against PEFT's aLoRA with a hand-made cache.
 
 The context has been generated upon before, so that whoever can reuse its KV does. Each round asks another
-requirement. Run: ``python benchmarks/bench_check.py [--context 2048] [--new 8] [--rounds 5]``.
+requirement. Run: ``python -m benchmarks.bench_check [--context 2048] [--new 8] [--rounds 5]``.
 """
 
 import argparse

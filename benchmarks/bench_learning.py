@@ -1,7 +1,7 @@
 """Does it learn? An aLoRA trained for one epoch, scored on rows it has not seen, against the base model.
 
 Rows are JSONL of ``item`` and ``label``; each seed shuffles them, trains on the first ``--rows`` and scores the rest by
-``Engine.score`` over all labels. Run: ``python benchmarks/bench_learning.py data.jsonl [--rows 480] [--seeds 3]``.
+``Engine.score`` over all labels. Run: ``python -m benchmarks.bench_learning data.jsonl [--rows 480] [--seeds 3]``.
 """
 
 import argparse
