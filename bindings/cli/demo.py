@@ -26,8 +26,8 @@ from alorakit.bindings.session import ChatContext, CustomIntrinsicAdapter, Engin
 from alorakit.engine.errors import TrainingError
 from alorakit.engine.pretrained import DEMO_MODEL, resolve_model
 
-ROWS = 400
-_REPORT_NOTES = 16
+ROWS = 560
+_REPORT_NOTES = 24
 _INSTRUCTION = "Write a triage summary based on this technician note: {{note}}"
 _NOTE = "High vibration at 3100 RPM, connecting rod suspected."
 

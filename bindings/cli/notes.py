@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from alorakit.bindings.cli.note_phrases import ASIDES, EVIDENCE, MACHINES, OPENINGS, RULED_OUT
 
 LABELS = tuple(sorted(EVIDENCE))
-MIN_WORDS, MAX_WORDS = 25, 90
+MIN_WORDS, MAX_WORDS = 5, 90
+BRIEF_SHARE = 0.4
 
 _LINKS = ("", "", "Then: ", "Also, ", "Found that ", "On arrival: ", "Under the cover: ", "Main thing: ")
 
@@ -15,7 +16,7 @@ def generate_notes(rows: int, seed: int) -> list[dict[str, str]]:
     """Write technicians' triage notes.
 
     A note has two or three findings that belong to its label, up to two parts that were ruled out, and perhaps talk
-    that says nothing, in changing order. Labels are balanced: any run of rows has each of them equally often, give or
+    that says nothing, in changing order; four in ten are brief, one or two findings and nothing else. Labels are balanced: any run of rows has each of them equally often, give or
     take two. More rows with the same seed begin with the same rows.
 
     Args:
@@ -23,7 +24,7 @@ def generate_notes(rows: int, seed: int) -> list[dict[str, str]]:
         seed: Decides everything.
 
     Returns:
-        Rows with ``item`` (25 to 90 words, none twice) and ``label`` (one of :data:`LABELS`).
+        Rows with ``item`` (5 to 90 words, none twice) and ``label`` (one of :data:`LABELS`).
     """
     rng = random.Random(seed)
     seen: set[str] = set()
@@ -44,6 +45,9 @@ def _labels(rng: random.Random) -> Iterator[str]:
 
 
 def _note(label: str, rng: random.Random) -> str:
+    if rng.random() < BRIEF_SHARE:
+        brief = rng.sample(EVIDENCE[label], rng.choice((1, 2)))
+        return " ".join(text[0].upper() + text[1:] + "." for text in brief).format(**_readings(rng))
     findings = [_sentence(text, rng) for text in rng.sample(EVIDENCE[label], rng.choice((2, 3)))]
     others = [mode for mode in RULED_OUT if mode != label]
     ruled_out = [rng.choice(RULED_OUT[mode]) for mode in rng.sample(others, rng.choice((0, 1, 1, 2)))]
