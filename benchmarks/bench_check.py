@@ -1,23 +1,43 @@
 """One check on a long context: alorakit's aLoRA against PEFT's LoRA, and against PEFT's aLoRA with a hand-made cache.
 
-The context has been generated upon before, so that whoever can reuse its KV does. Each round asks another
-requirement. Run: ``python -m benchmarks.bench_check [--context 2048] [--new 8] [--rounds 5]``.
+The context has been generated upon before, so that whoever can reuse its KV does. Each round asks something else about
+it. ``--adapter DIR`` takes a trained adapter, whose answers recur; without it the adapters have small random weights,
+whose answers do not. Run: ``python -m benchmarks.bench_check [--adapter checkpoints/my_adapter] [--rounds 9]``.
 """
 
 import argparse
-import random
+import json
+import shutil
 import tempfile
 from pathlib import Path
 
 import torch
 
 from alorakit import Engine, SamplingParams
+from alorakit.bindings.cli.notes import generate_notes
 from benchmarks.harness import interleave, report
 from benchmarks.peers import peft_peer
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
-REQUIREMENT = 20
+QUESTION = 20
 INVOCATION = [44, 17, 45]
+WARMUP = 3
+
+
+def make_prompts(engine: Engine, context: int, invocation: list[int], rounds: int) -> tuple[list[int], list[list[int]]]:
+    """A context of technicians' notes, and for each round the context, another question and the invocation."""
+    notes = [engine.tokenizer.encode(note["item"]) for note in generate_notes(context // 10 + rounds, seed=1)]
+    ids = [token for note in notes[rounds:] for token in note][:context]
+    questions = [(note * QUESTION)[:QUESTION] for note in notes[:rounds]]
+    return ids, [ids + question + invocation for question in questions]
+
+
+def as_lora(adapter: Path, out: Path) -> Path:
+    """The same weights as a plain LoRA."""
+    shutil.copytree(adapter, out)
+    file = out / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"alora_invocation_tokens": None}), encoding="utf-8")
+    return out
 
 
 def main() -> None:
@@ -27,23 +47,20 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=2048)
     parser.add_argument("--new", type=int, default=8)
     parser.add_argument("--rank", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--adapter", type=Path, help="trained aLoRA folder; default: random weights")
     args = parser.parse_args()
-    rng = random.Random(0)
-    context = [rng.randrange(100, 40000) for _ in range(args.context)]
-    prompts = [
-        [*context, *(rng.randrange(100, 40000) for _ in range(REQUIREMENT)), *INVOCATION]
-        for _ in range(args.rounds + 1)
-    ]
     with (
         Engine.from_pretrained(args.model, dtype="bfloat16", device="cpu") as engine,
         tempfile.TemporaryDirectory() as t,
     ):
         folder = engine.model_path
-        alora = peft_peer.make_adapter(folder, Path(t, "alora"), args.rank, INVOCATION)
-        lora = peft_peer.make_adapter(folder, Path(t, "lora"), args.rank, None)
-        engine.add_adapter("alora", alora)
+        alora = args.adapter or peft_peer.make_adapter(folder, Path(t, "alora"), args.rank, INVOCATION)
+        lora = as_lora(alora, Path(t, "lora"))
+        info = engine.add_adapter("alora", alora)
         engine.add_adapter("lora", lora)
+        invocation = list(info.invocation_tokens or ())
+        context, prompts = make_prompts(engine, args.context, invocation, args.rounds + WARMUP)
         params = SamplingParams(max_tokens=args.new, ignore_eos=True)
         engine.generate(context, SamplingParams(max_tokens=1))
         peft_lora = peft_peer.load_adapter(folder, lora, torch.bfloat16)
@@ -67,9 +84,12 @@ def main() -> None:
                 "PEFT LoRA": lambda turn: peft_peer.generate(peft_lora, prompts[turn], args.new),
             },
             args.rounds,
+            WARMUP,
         )
-    title = f"A check: {args.context} tokens of context, {REQUIREMENT + len(INVOCATION)} of its own, {args.new} out"
-    report(title, timings, "alorakit aLoRA", cached_tokens=sorted(reused))
+    kind = "trained" if args.adapter else "random"
+    own = QUESTION + len(invocation)
+    title = f"A check: {args.context} tokens of context, {own} of its own, {args.new} out, {kind} adapter"
+    report(title, timings, "alorakit aLoRA", adapter=kind, cached_tokens=sorted(reused))
 
 
 if __name__ == "__main__":

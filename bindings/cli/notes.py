@@ -16,8 +16,9 @@ def generate_notes(rows: int, seed: int) -> list[dict[str, str]]:
     """Write technicians' triage notes.
 
     A note has two or three findings that belong to its label, up to two parts that were ruled out, and perhaps talk
-    that says nothing, in changing order; four in ten are brief, one or two findings and nothing else. Labels are balanced: any run of rows has each of them equally often, give or
-    take two. More rows with the same seed begin with the same rows.
+    that says nothing, in changing order; four in ten are brief, one or two findings and nothing else. Labels are
+    balanced: any run of rows has each of them equally often, give or take two. More rows with the same seed begin with
+    the same rows.
 
     Args:
         rows: How many.
