@@ -9,7 +9,6 @@ from types import TracebackType
 
 import torch
 
-from alorakit.engine import batch as batches
 from alorakit.engine.adapters import AdapterInfo
 from alorakit.engine.admission import Admission, Prompt, as_prompts, per_prompt
 from alorakit.engine.attention import KVCache, derive_blocks
@@ -17,6 +16,7 @@ from alorakit.engine.block_tree import BlockTree
 from alorakit.engine.config import EngineConfig
 from alorakit.engine.devices import pick_device, pick_dtype
 from alorakit.engine.errors import ClosedError, ConfigError, RequestError
+from alorakit.engine.loop import Loop
 from alorakit.engine.model import Decoder
 from alorakit.engine.model_config import ModelConfig
 from alorakit.engine.pretrained import resolve_model
@@ -26,7 +26,6 @@ from alorakit.engine.runner import Runner
 from alorakit.engine.sampler import Sampler
 from alorakit.engine.scheduler import Scheduler
 from alorakit.engine.scoring import combine, plan_candidates
-from alorakit.engine.sequence import Sequence, Status
 from alorakit.engine.stats import EngineStats
 from alorakit.engine.tokenizer import Tokenizer
 from alorakit.engine.weights import load_decoder
@@ -57,12 +56,11 @@ class Engine:
         self._runner = Runner(model, cache)
         self._scheduler = Scheduler(config, self._tree)
         eos = {*model.config.eos_token_ids, tokenizer.eos_token_id}
-        self._eos = frozenset(i for i in eos if i is not None and 0 <= i < model.config.vocab_size)
-        self._sampler = Sampler(self._eos)
+        eos_ids = frozenset(i for i in eos if i is not None and 0 <= i < model.config.vocab_size)
+        self._loop = Loop(self._scheduler, self._runner, Sampler(eos_ids), eos_ids)
         capacity = blocks * config.block_size
         self._admission = Admission(config, tokenizer, model.config.vocab_size, self._max_model_len, capacity)
         self._registry = AdapterRegistry(model, {name, *known_names(path)})
-        self._tokens_cached = self._requests = 0
         self._closed = False
 
     @classmethod
@@ -170,7 +168,7 @@ class Engine:
             for index, (item, param, name) in enumerate(zip(items, params, names, strict=True))
             for sample in range(param.n)
         ]
-        self._run(sequences)
+        self._loop.run(sequences)
         return [sequence.to_output() for sequence in sequences]
 
     def stream(
@@ -189,7 +187,7 @@ class Engine:
         if params.n != 1:
             raise RequestError(f"n={params.n} cannot be streamed; use n=1, or generate")
         sequence = self._admission.sequence(prompt, params, self._registry.get(adapter))
-        return self._stream(sequence)
+        return self._loop.stream(sequence)
 
     def score(self, prompt: Prompt, candidates: Seq[str], adapter: str | None = None, end: bool = True) -> ScoreResult:
         """How likely each candidate is to follow the prompt: one batched pass, nothing decoded.
@@ -213,15 +211,15 @@ class Engine:
         sequences = [self._admission.sequence(tokens, SamplingParams(), weights, g.branches) for g in groups]
         # One after the other: the second group finds the first one's prefix in the cache.
         for sequence in sequences:
-            self._run([sequence])
+            self._loop.run([sequence])
         return combine(groups, sequences, started)
 
     def stats(self) -> EngineStats:
         """Counters since the engine was made, and what its cache holds now."""
         return EngineStats(
             tokens_computed=self._runner.tokens_computed,
-            tokens_cached=self._tokens_cached,
-            requests=self._requests,
+            tokens_cached=self._loop.tokens_cached,
+            requests=self._loop.num_requests,
             preemptions=self._scheduler.num_preemptions,
             running=len(self._scheduler.running),
             waiting=len(self._scheduler.waiting),
@@ -250,82 +248,6 @@ class Engine:
         if self._closed:
             raise ClosedError("the engine is closed; make another with Engine.from_pretrained")
 
-    # --- the loop -----------------------------------------------------------------------------------------------
-
     def step(self) -> None:
-        """One forward pass over whatever is scheduled."""
-        plan = self._scheduler.schedule()
-        try:
-            model = self._runner.model
-            batch = batches.build(plan, self.model_config, self.config.block_size, model.dtype, model.device)
-            logits = self._runner.run(batch)
-            tokens = self._sampler.sample(logits, batch.wanted)
-        except BaseException:
-            self._scheduler.roll_back(plan)
-            raise
-        for entry, new in zip(batch.wanted, tokens, strict=True):
-            if entry.completes:
-                self._advance(entry.sequence, new)
-        self._scheduler.finish(plan)
-
-    def _advance(self, sequence: Sequence, tokens: list[int]) -> None:
-        """Add new tokens (none to a scored sequence, which is done) and decide whether they end it."""
-        if sequence.error is not None:
-            return
-        if sequence.first_token is None:
-            sequence.first_token = time.perf_counter()
-        if sequence.branches is not None:
-            sequence.finish_reason = "stop"
-        for token in tokens:
-            if sequence.finish_reason is None:
-                self._append(sequence, token)
-        if sequence.finish_reason is not None:
-            self._requests += 1
-            self._tokens_cached += sequence.num_cached or 0
-
-    def _append(self, sequence: Sequence, token: int) -> None:
-        sequence.tokens.append(token)
-        params, output = sequence.sampling, sequence.output
-        if token in params.stop_ids or (token in self._eos and not params.ignore_eos):
-            output.push_silent(token)
-            output.finish()
-            sequence.finish_reason = "stop"
-        elif output.push(token):
-            sequence.finish_reason = "stop"
-        elif len(sequence.tokens) >= sequence.max_len:
-            sequence.finish_reason = "stop" if output.finish() else "length"
-
-    def _run(self, sequences: list[Sequence]) -> None:
-        for sequence in sequences:
-            self._scheduler.add(sequence)
-        try:
-            while any(s.status is not Status.FINISHED for s in sequences):
-                self.step()
-        finally:
-            self._abort(sequences)
-        for sequence in sequences:
-            if sequence.error is not None:
-                raise sequence.error
-
-    def _stream(self, sequence: Sequence) -> Iterator[StreamChunk]:
-        self._scheduler.add(sequence)
-        try:
-            done = False
-            while not done:
-                if sequence.status is not Status.FINISHED:  # another call's steps may have ended it meanwhile
-                    self.step()
-                done = sequence.status is Status.FINISHED
-                if sequence.error is not None:
-                    raise sequence.error
-                text, ids = sequence.output.stream(final=done)
-                if done:
-                    yield StreamChunk(text, ids, sequence.finish_reason, sequence.to_output())
-                elif text or ids:
-                    yield StreamChunk(text, ids)
-        finally:
-            self._abort([sequence])
-
-    def _abort(self, sequences: list[Sequence]) -> None:
-        for sequence in sequences:
-            if sequence.status is not Status.FINISHED:
-                self._scheduler.end(sequence, "abort")
+        """One forward pass over whatever is scheduled; the calls above do this themselves."""
+        self._loop.step()
