@@ -38,7 +38,8 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
         ConfigError: Another name.
     """
     if name == "auto":
-        fast = device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        onednn = torch.backends.mkldnn.is_available()
+        fast = device.type != "cpu" or (onednn and torch.ops.mkldnn._is_mkldnn_bf16_supported())
         return torch.bfloat16 if fast else torch.float32
     dtypes = {"bfloat16": torch.bfloat16, "float32": torch.float32}
     if name not in dtypes:

@@ -74,8 +74,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
     """See :func:`alorakit.kernels.ops.can_pack`."""
-    supported = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return device.type == "cpu" and dtype == torch.bfloat16 and bool(supported)
+    if device.type != "cpu" or dtype != torch.bfloat16 or not torch.backends.mkldnn.is_available():
+        return False
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def pack_weight(weight: Tensor) -> Tensor:
