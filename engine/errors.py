@@ -66,7 +66,3 @@ class TrainingError(AlorakitError, RuntimeError):
 
 class CheckError(AlorakitError, ValueError):
     """A requirement cannot be checked: no adapter for it, or no way to tell which labels pass."""
-
-
-class BackendError(AlorakitError, RuntimeError):
-    """The forced kernel backend cannot run on this machine."""

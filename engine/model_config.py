@@ -52,7 +52,6 @@ class ModelConfig:
     logits_divisor: float
     sliding_windows: tuple[int | None, ...]
     eos_token_ids: tuple[int, ...]
-    name_or_path: str
 
     def __post_init__(self) -> None:
         """Check what two values together must fulfil."""
@@ -122,7 +121,6 @@ class ModelConfig:
             logits_divisor=_float(raw, "logits_scaling", 1.0) if granite else 1.0,
             sliding_windows=_windows(raw, layers) if qwen2 else (None,) * layers,
             eos_token_ids=_eos({"config.json": raw, "generation_config.json": generation or {}}, vocab),
-            name_or_path=str(raw.get("_name_or_path") or ""),
         )
 
 

@@ -80,11 +80,6 @@ class Scheduler:
         self._max_seqs = config.max_num_seqs
         self._max_tokens = config.max_num_batched_tokens
 
-    @property
-    def has_work(self) -> bool:
-        """Whether any sequence waits or runs."""
-        return bool(self.waiting or self.running)
-
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence that is known to fit."""
         self.waiting.append(sequence)

@@ -4,15 +4,14 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from alorakit.engine.adapter_config import MAX_RANK, TARGETS
 from alorakit.engine.config import DEVICES, DTYPES
 from alorakit.engine.errors import ConfigError
 
 ADAPTERS = ("alora", "lora")
 SCHEDULERS = ("constant", "linear", "cosine")
-ALL_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ALL_LINEAR = "all-linear"
 DEFAULT_RANKS = {"alora": 32, "lora": 6}
-MAX_RANK = 256
 MAX_SEED = 2**63 - 1
 
 
@@ -105,9 +104,9 @@ class TrainConfig:
         _number("dropout", self.dropout, below=1.0)
         _number("val_fraction", self.val_fraction, below=1.0)
         if not self.targets:
-            raise ConfigError(f"target_modules=() must name at least one of {', '.join(ALL_TARGETS)}")
+            raise ConfigError(f"target_modules=() must name at least one of {', '.join(TARGETS)}")
         for target in self.targets:
-            _one_of("target_modules", target, (*ALL_TARGETS, ALL_LINEAR))
+            _one_of("target_modules", target, (*TARGETS, ALL_LINEAR))
         if both := sorted(set(self.pass_labels or ()) & set(self.fail_labels or ())):
             raise ConfigError(f"labels {both} are in pass_labels and in fail_labels; a label can be in one of them")
 
@@ -120,7 +119,7 @@ class TrainConfig:
     def targets(self) -> tuple[str, ...]:
         """The linear layers to adapt, each once, ``"all-linear"`` spelled out."""
         given = (self.target_modules,) if isinstance(self.target_modules, str) else tuple(self.target_modules)
-        return ALL_TARGETS if ALL_LINEAR in given else tuple(dict.fromkeys(given))
+        return TARGETS if ALL_LINEAR in given else tuple(dict.fromkeys(given))
 
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from alorakit.engine.adapters import FUSED, linear_shapes, tensor_name
 from alorakit.engine.model_config import ModelConfig
-
-_BLOCKS = {"qkv": "self_attn", "o": "self_attn", "gate_up": "mlp", "down": "mlp"}
 
 
 @dataclass(frozen=True)
@@ -49,20 +48,21 @@ class LoraWeights:
         """Initialize as PEFT does: A by ``kaiming_uniform_(a=sqrt(5))`` from torch's generator, B zero."""
         self.rank, self.scale, self.dropout, self.training = rank, alpha / rank, dropout, False
         self._pairs: dict[tuple[int, str], _Pair] = {}
+        shapes = linear_shapes(config)
         for layer in range(config.num_layers):
-            for projection, (in_features, parts) in _fused(config).items():
+            for projection, parts in FUSED.items():
                 chosen = [name for name in parts if name in targets]
                 if not chosen:
                     continue
                 # The bound depends on in_features alone, so one draw serves all targets.
-                a = torch.empty(len(chosen) * rank, in_features)
+                a = torch.empty(len(chosen) * rank, shapes[parts[0]][0])
                 torch.nn.init.kaiming_uniform_(a, a=math.sqrt(5))
                 b = tuple(
-                    torch.zeros(out, rank, device=device, requires_grad=True) if name in chosen else None
-                    for name, out in parts.items()
+                    torch.zeros(shapes[name][1], rank, device=device, requires_grad=True) if name in chosen else None
+                    for name in parts
                 )
                 leaf = a.to(device).requires_grad_()
-                self._pairs[layer, projection] = _Pair(leaf, b, tuple(parts), tuple(parts.values()))
+                self._pairs[layer, projection] = _Pair(leaf, b, parts, tuple(shapes[name][1] for name in parts))
 
     def __call__(self, layer: int, projection: str, x: Tensor, out: Tensor) -> Tensor:
         """``out + scale * B A dropout(x)``; x [rows, in_features], out [rows, out_features], dtype of ``out``."""
@@ -95,22 +95,10 @@ class LoraWeights:
     def _named(self, values: dict[int, Tensor]) -> dict[str, Tensor]:
         """What ``values`` holds for each trainable tensor (by id), cut into targets under PEFT's names."""
         named = {}
-        for (layer, projection), pair in self._pairs.items():
+        for (layer, _), pair in self._pairs.items():
             low = iter(values[id(pair.a)].split(self.rank))
             for name, b in zip(pair.names, pair.b, strict=True):
                 if b is not None:
-                    module = f"base_model.model.model.layers.{layer}.{_BLOCKS[projection]}.{name}"
-                    named[f"{module}.lora_A.weight"] = next(low)
-                    named[f"{module}.lora_B.weight"] = values[id(b)]
+                    named[tensor_name(layer, name, "A")] = next(low)
+                    named[tensor_name(layer, name, "B")] = values[id(b)]
         return named
-
-
-def _fused(cfg: ModelConfig) -> dict[str, tuple[int, dict[str, int]]]:
-    """In-features of each fused projection, and the out-features of its parts in order."""
-    hidden, inter = cfg.hidden_size, cfg.intermediate_size
-    return {
-        "qkv": (hidden, {"q_proj": cfg.q_size, "k_proj": cfg.kv_size, "v_proj": cfg.kv_size}),
-        "o": (cfg.q_size, {"o_proj": hidden}),
-        "gate_up": (hidden, {"gate_proj": inter, "up_proj": inter}),
-        "down": (inter, {"down_proj": hidden}),
-    }

@@ -100,22 +100,16 @@ class EngineBackend:
             output.text, tuple(output.token_ids), tuple(messages), output.usage, output.finish_reason
         )
 
-    def checker(self, requirement: Requirement) -> "AdapterInfo | None":
-        """Which adapter answers a requirement; None: its function or the base model does. Nothing is run.
+    def ensure_checkable(self, requirement: Requirement) -> None:
+        """See that a requirement can be decided; nothing is run.
 
         Raises:
             CheckError: It cannot be decided which adapter answers, or which of its labels pass.
             AdapterNotFoundError: The adapter that the requirement names is not loaded.
         """
-        adapters, wanted, text = self.engine.adapters, requirement.adapter, requirement.description
-        if requirement.validation_fn is not None:
-            return None
-        if wanted is None and not (self.default_to_constraint_checking_alora and adapters):
-            return None
-        info = choose_adapter(adapters, wanted, requirement=text)
-        manifest = labelled(info)
-        passing_labels(manifest.labels, text, manifest.pass_labels, manifest.fail_labels)
-        return info
+        if requirement.validation_fn is None and (info := self._adapter_for(requirement)):
+            manifest = labelled(info)
+            passing_labels(manifest.labels, requirement.description, manifest.pass_labels, manifest.fail_labels)
 
     def validate(self, requirement: Requirement, context: Context, messages: Sequence[Message]) -> ValidationResult:
         """Check one requirement: by its function, by an adapter, or by the base model as judge.
@@ -134,10 +128,17 @@ class EngineBackend:
             verdict = requirement.validation_fn(context)
             demand("what a validation_fn returns", verdict, (ValidationResult, bool), CheckError)
             return ValidationResult(verdict) if isinstance(verdict, bool) else verdict
-        info = self.checker(requirement)
+        info = self._adapter_for(requirement)
         if info is None:
             return judge(self.engine, messages, requirement.description)
         return check_with_adapter(self.engine, info, messages, requirement.description)
+
+    def _adapter_for(self, requirement: Requirement) -> "AdapterInfo | None":
+        """The adapter that answers; None: the base model does."""
+        adapters, wanted = self.engine.adapters, requirement.adapter
+        if wanted is None and not (self.default_to_constraint_checking_alora and adapters):
+            return None
+        return choose_adapter(adapters, wanted, requirement=requirement.description)
 
     def close(self) -> None:
         """Free the engine, if this backend built it."""

@@ -100,7 +100,7 @@ class RejectionSamplingStrategy:
             AlorakitError: Generation or a check cannot be done; see :class:`EngineBackend`.
         """
         for wanted in requirements:  # what cannot be checked is refused before anything is generated
-            backend.checker(wanted)
+            backend.ensure_checkable(wanted)
         generations: list[ModelOutputThunk] = []
         validations: list[list[tuple[Requirement, ValidationResult]]] = []
         contexts: list[Context] = []

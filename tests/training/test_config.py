@@ -3,8 +3,9 @@ import sys
 
 import pytest
 
+from alorakit.engine.adapter_config import TARGETS
 from alorakit.engine.errors import ConfigError
-from alorakit.training.config import ALL_TARGETS, TrainConfig
+from alorakit.training.config import TrainConfig
 
 
 def test_defaults_are_the_incumbents() -> None:
@@ -16,7 +17,7 @@ def test_defaults_are_the_incumbents() -> None:
 
 @pytest.mark.parametrize("given", ["all-linear", ("all-linear",), ("q_proj", "all-linear")])
 def test_all_linear_means_the_seven(given: object) -> None:
-    assert TrainConfig(target_modules=given).targets == ALL_TARGETS  # type: ignore[arg-type]
+    assert TrainConfig(target_modules=given).targets == TARGETS  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
