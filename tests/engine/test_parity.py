@@ -9,6 +9,11 @@ from alorakit.engine.request import SamplingParams
 
 from .conftest import ALL_SEVEN, FAMILIES, INVOCATION, QKV, reference, reference_generate
 
+SIZES = pytest.mark.parametrize(
+    "rank,targets",
+    [(8, QKV), (32, QKV), (8, ALL_SEVEN), (32, ALL_SEVEN)],
+    ids=["r8-qkv", "r32-qkv", "r8-all", "r32-all"],
+)
 GREEDY = SamplingParams(max_tokens=16, ignore_eos=True, logprobs=20)
 
 
@@ -32,7 +37,7 @@ def assert_same(output, ids, logits, tolerance):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("rank,targets", [(8, QKV), (32, ALL_SEVEN)], ids=["r8-qkv", "r32-all"])
+@SIZES
 def test_ids_and_logits_equal_peft(family, rank, targets, tiny_models, tiny_engine, make_adapter):
     base = tiny_models[family]
     engine = tiny_engine(family, on_missing_invocation="base")
@@ -113,21 +118,25 @@ def test_on_missing_invocation(tiny_models, tiny_engine, make_adapter):
 
 
 @pytest.mark.smollm
-@pytest.mark.parametrize("rank,targets", [(8, ALL_SEVEN), (32, QKV)], ids=["r8-all", "r32-qkv"])
+@SIZES
 def test_smollm_equals_peft(rank, targets, smollm_path, make_adapter):
     from alorakit import Engine
 
-    with Engine.from_pretrained(smollm_path, dtype="float32", device="cpu", cache_blocks=64) as engine:
-        text = "A technician wrote: the coupling is loose and it hums at 900 RPM. "
-        prompt = engine.tokenizer.encode(text) + INVOCATION + engine.tokenizer.encode(" Verdict")
+    settings = dict(dtype="float32", device="cpu", cache_blocks=64, on_missing_invocation="base")
+    with Engine.from_pretrained(smollm_path, **settings) as engine:
+        text = engine.tokenizer.encode("A technician wrote: the coupling is loose and it hums at 900 RPM. ")
+        question = engine.tokenizer.encode(" Verdict")
+        prompts = [text + question, text + INVOCATION + question, INVOCATION + text + INVOCATION + question]
         for kind, invocation in (("base", None), ("alora", INVOCATION), ("lora", None)):
             path = None
             if kind != "base":
                 # Weights of the size that training reaches: larger ones make any two float32 orders differ.
                 path = make_adapter(smollm_path, 7, rank, targets, invocation, std=0.05)
                 engine.add_adapter(kind, path)
-            (output,) = engine.generate(prompt, GREEDY, adapter=None if path is None else kind)
-            assert_same(output, *reference_generate(reference(smollm_path, path), prompt), 5e-3)
+            peer = reference(smollm_path, path)
+            outputs = engine.generate(prompts, GREEDY, adapter=None if path is None else kind)
+            for prompt, output in zip(prompts, outputs, strict=True):
+                assert_same(output, *reference_generate(peer, prompt), 5e-3)
 
 
 def test_score_equals_full_passes(tiny_models, tiny_engine, make_adapter):
