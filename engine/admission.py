@@ -67,6 +67,19 @@ class Admission:
             sample_index=sample_index,
         )
 
+    def samples(
+        self, prompt: Prompt, sampling: SamplingParams, adapter: Adapter | None, prompt_index: int = 0
+    ) -> list[Sequence]:
+        """The ``n`` sequences of one prompt; the first one's blocks will serve the others.
+
+        Raises:
+            RequestError: As :meth:`sequence`.
+        """
+        tokens = self.tokenize(prompt)
+        return [
+            self.sequence(list(tokens), sampling, adapter, None, prompt_index, index) for index in range(sampling.n)
+        ]
+
     def tokenize(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt; a text gets the tokenizer's special tokens.
 

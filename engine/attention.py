@@ -1,5 +1,8 @@
 """The paged KV cache and the decoder's attention over it."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -9,7 +12,7 @@ from alorakit.engine.errors import ConfigError
 from alorakit.engine.model import Decoder
 from alorakit.engine.model_config import ModelConfig
 from alorakit.kernels import ops
-from alorakit.kernels.ops import AttentionSpan
+from alorakit.kernels.ops import AttentionPlan, Runs
 
 
 class KVCache:
@@ -21,10 +24,10 @@ class KVCache:
     def __init__(
         self, config: ModelConfig, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        """Reserve memory for ``num_blocks`` blocks; a page is touched when it is first written."""
+        """Reserve memory for ``num_blocks`` blocks, all zeros; on a CPU a page is touched when it is first written."""
         shape = (config.num_layers, 2, config.num_kv_heads, num_blocks * block_size, config.head_dim)
         try:
-            self.data = torch.empty(shape, dtype=dtype, device=device)
+            self.data = torch.zeros(shape, dtype=dtype, device=device)
         except (RuntimeError, MemoryError) as exc:
             size = self.bytes_per_token(config, dtype) * num_blocks * block_size
             raise ConfigError(f"a KV cache of {size} bytes cannot be allocated; lower cache_blocks") from exc
@@ -35,32 +38,44 @@ class KVCache:
         """Bytes of KV that one token takes over all layers."""
         return config.num_layers * 2 * config.kv_size * dtype.itemsize
 
+    def forget(self, slots: Tensor) -> None:
+        """Overwrite slots [n] with zeros: values that are not finite would spoil even rows that do not see them."""
+        self.data[:, :, :, slots] = 0
+
     def copy_rows(self, source: int, dest: int, rows: int) -> None:
         """Copy the first ``rows`` slots of block ``source`` to block ``dest``, all layers at once."""
         from_, to = source * self.block_size, dest * self.block_size
         self.data[..., to : to + rows, :] = self.data[..., from_ : from_ + rows, :]
 
 
-class PagedAttention:
+@dataclass(frozen=True)
+class AttentionInput:
+    """Where a batch's keys and values go, and who sees what.
+
+    Attributes:
+        slots: int64 [rows], slot of each row.
+        runs: The same as runs of consecutive slots, in row order.
+        plans: For each distinct sliding window of the model (None: full attention).
+    """
+
+    slots: Tensor
+    runs: Runs
+    plans: Mapping[int | None, AttentionPlan]
+
+
+class CachedAttention:
     """One batch's attention: write the new rows' keys and values, then attend (the decoder's ``Attention``)."""
 
-    def __init__(
-        self,
-        cache: KVCache,
-        config: ModelConfig,
-        writes: list[tuple[int, int, int]],
-        spans: dict[int | None, list[AttentionSpan]],
-    ) -> None:
-        """``writes`` as in ``ops.kv_write``; ``spans`` for each distinct sliding window (None: full attention)."""
-        self._cache, self._config, self._writes, self._spans = cache, config, writes, spans
+    def __init__(self, cache: KVCache, config: ModelConfig, given: AttentionInput) -> None:
+        """Attention of the batch described by ``given``."""
+        self._data, self._given, self._windows = cache.data, given, config.sliding_windows
+        scale = config.attention_scale
+        self._attend = {window: ops.paged_attention(cache.data, plan, scale) for window, plan in given.plans.items()}
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See ``model.Attention``."""
-        keys, values = self._cache.data[layer, 0], self._cache.data[layer, 1]
-        ops.kv_write(keys, k, self._writes)
-        ops.kv_write(values, v, self._writes)
-        spans = self._spans[self._config.sliding_windows[layer]]
-        return ops.paged_attention(q, keys, values, spans, self._config.attention_scale)
+        ops.kv_write(self._data[layer], k, v, self._given.slots, self._given.runs)
+        return self._attend[self._windows[layer]](layer, q)
 
 
 def derive_blocks(config: EngineConfig, model: Decoder, max_model_len: int) -> int:

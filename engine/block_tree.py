@@ -37,6 +37,7 @@ class Node:
         start: Position of the first token.
         parent: None only for the root and for evicted nodes.
         children: By value of (tokens, extra).
+        writer: Digest of the adapter whose request computed the block; None for a base request.
         refs: Sequences that hold the node.
         last_used: Clock of the last release.
     """
@@ -47,6 +48,7 @@ class Node:
     start: int
     parent: "Node | None"
     children: dict[tuple[tuple[int, ...], Extra | None], "Node"] = field(default_factory=dict)
+    writer: str | None = None
     refs: int = 0
     last_used: int = 0
 
@@ -155,7 +157,9 @@ class BlockTree:
         """Give private blocks back."""
         self.pool.give_back(blocks)
 
-    def insert(self, parent: Node, tokens: tuple[int, ...], extra: Extra | None, block: int) -> Node | None:
+    def insert(
+        self, parent: Node, tokens: tuple[int, ...], extra: Extra | None, block: int, writer: str | None = None
+    ) -> Node | None:
         """Hand a private block over to the tree, under ``parent`` (which the caller holds).
 
         Returns:
@@ -166,7 +170,7 @@ class BlockTree:
         node = parent.children.get((tokens, extra))
         if node is not None:
             return node
-        node = Node(tokens, extra, block, parent.end, parent, last_used=next(self._clock))
+        node = Node(tokens, extra, block, parent.end, parent, writer=writer, last_used=next(self._clock))
         for other in list(parent.children.values()):
             if _covers(other, node):
                 return None
@@ -202,14 +206,19 @@ class BlockTree:
         assert sum(n.refs == 0 for n in cached) == self._num_unreferenced
 
     def _offer(self, node: Node) -> None:
-        if node.refs == 0 and not node.children and node.parent is not None:
-            heapq.heappush(self._leaves, (node.last_used, next(self._clock), node))
+        if not _is_free_leaf(node):
+            return
+        heapq.heappush(self._leaves, (node.last_used, next(self._clock), node))
+        if len(self._leaves) > 4 * self._num_nodes + 64:  # mostly stale entries: a cache that never fills pops none
+            latest = {entry[2]: entry for entry in self._leaves if _is_current(entry)}
+            self._leaves = list(latest.values())
+            heapq.heapify(self._leaves)
 
     def _evict_one(self) -> None:
         while True:
-            last_used, _, node = heapq.heappop(self._leaves)
-            if node.parent is not None and node.refs == 0 and not node.children and node.last_used == last_used:
-                self._remove(node)
+            entry = heapq.heappop(self._leaves)
+            if _is_current(entry):
+                self._remove(entry[2])
                 return
 
     def _remove(self, node: Node) -> None:
@@ -226,6 +235,14 @@ class BlockTree:
 def extra_at(extra: Extra | None, end: int) -> Extra | None:
     """The ``extra`` of a block whose last row is ``end - 1``: None if it ends at or before the activation."""
     return None if extra is None or end <= extra.activation else extra
+
+
+def _is_free_leaf(node: Node) -> bool:
+    return node.refs == 0 and not node.children and node.parent is not None
+
+
+def _is_current(entry: tuple[int, int, Node]) -> bool:
+    return _is_free_leaf(entry[2]) and entry[2].last_used == entry[0]
 
 
 def _covers(big: Node, small: Node) -> bool:

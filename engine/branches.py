@@ -56,8 +56,7 @@ class Branches:
 
 def additive_mask(
     rows: range,
-    kv_len: int,
-    group: int,
+    first_key: int,
     dtype: torch.dtype,
     device: torch.device,
     trunk: int | None = None,
@@ -67,9 +66,8 @@ def additive_mask(
     """The mask of some rows of one sequence, as ``ops.AttentionSpan.mask`` wants it.
 
     Args:
-        rows: KV indices of the rows themselves, consecutive.
-        kv_len: Number of keys; ``rows.stop`` at most.
-        group: Query heads per KV head; the mask is repeated that often.
+        rows: KV indices of the rows themselves, consecutive; the last one is the last key.
+        first_key: KV index of the first key.
         dtype: Compute dtype.
         device: Where the mask goes.
         trunk: Length of the trunk if the sequence has branches.
@@ -77,12 +75,12 @@ def additive_mask(
         window: Sliding window in tokens: a row sees positions above its own minus ``window``.
 
     Returns:
-        [group * len(rows), kv_len] of 0 and -inf, or None if every row sees every key.
+        [len(rows), rows.stop - first_key] of 0 and -inf, or None if every row sees every key.
     """
-    if len(rows) == 1 and rows[0] == kv_len - 1 and trunk is None and (window is None or kv_len <= window):
+    if len(rows) == 1 and trunk is None and (window is None or rows.stop - first_key <= window):
         return None
     row = torch.arange(rows.start, rows.stop)[:, None]
-    key = torch.arange(kv_len)[None]
+    key = torch.arange(first_key, rows.stop)[None]
     visible = key <= row
     distance = row - key
     if trunk is not None and rows.stop > trunk:
@@ -92,5 +90,4 @@ def additive_mask(
         distance = torch.where((key < trunk) & (row >= trunk), trunk + row - start - key, distance)
     if window is not None:
         visible &= distance < window
-    mask = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, float("-inf"))
-    return mask.repeat(group, 1).to(device)
+    return torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, float("-inf")).to(device)

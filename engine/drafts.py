@@ -5,13 +5,15 @@ the rows of a guessed answer are nearly free; tokens are accepted only as far as
 answers are the same with and without drafts (speculative decoding, Leviathan et al. 2023, with a look-up as draft).
 """
 
-from collections import Counter, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 
 from alorakit.engine.sequence import Sequence
 
 # A guess follows from the two tokens before it; beyond so many different pairs an adapter is no checker any more.
 ORDER = 2
 MAX_CONTEXTS = 4096
+# Adapters whose answers are remembered: those used last, so that replaced ones are forgotten.
+MAX_ADAPTERS = 256
 START = -1
 
 
@@ -21,11 +23,16 @@ class AnswerHistory:
     def __init__(self, max_tokens: int) -> None:
         """``max_tokens``: longest draft; 0 turns drafting off."""
         self._max_tokens = max_tokens
-        self._seen: dict[str, dict[tuple[int, ...], Counter[int]]] = {}
+        self._seen: OrderedDict[str, dict[tuple[int, ...], Counter[int]]] = OrderedDict()
 
     def add(self, digest: str, answer: list[int]) -> None:
         """Remember an answer of the adapter with that digest."""
+        if self._max_tokens == 0:
+            return
         seen = self._seen.setdefault(digest, defaultdict(Counter))
+        self._seen.move_to_end(digest)
+        if len(self._seen) > MAX_ADAPTERS:
+            self._seen.popitem(last=False)
         if len(seen) > MAX_CONTEXTS:
             seen.clear()
         padded = (START,) * ORDER + tuple(answer)

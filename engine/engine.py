@@ -1,37 +1,34 @@
 """The engine: prompts in, answers out; base, LoRA and aLoRA requests in one batch over one KV cache."""
 
-import logging
 import time
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 
-import torch
-
+from alorakit.engine.adapter_slots import AdapterSlots
 from alorakit.engine.adapters import AdapterInfo
 from alorakit.engine.admission import Admission, Prompt, as_prompts, per_prompt
 from alorakit.engine.attention import KVCache, derive_blocks
 from alorakit.engine.block_tree import BlockTree
 from alorakit.engine.config import EngineConfig
-from alorakit.engine.devices import pick_device, pick_dtype
-from alorakit.engine.errors import ClosedError, ConfigError, RequestError
+from alorakit.engine.counters import Counters
+from alorakit.engine.errors import ClosedError, RequestError, RequestNotFoundError
+from alorakit.engine.loading import load_model
 from alorakit.engine.loop import Loop
 from alorakit.engine.model import Decoder
-from alorakit.engine.model_config import ModelConfig
-from alorakit.engine.pretrained import resolve_model
 from alorakit.engine.registry import AdapterRegistry, known_names
 from alorakit.engine.request import RequestOutput, SamplingParams, ScoreResult, StreamChunk
 from alorakit.engine.runner import Runner
 from alorakit.engine.sampler import Sampler
 from alorakit.engine.scheduler import Scheduler
 from alorakit.engine.scoring import combine, plan_candidates
+from alorakit.engine.sequence import Sequence, Status
 from alorakit.engine.stats import EngineStats
 from alorakit.engine.tokenizer import Tokenizer
-from alorakit.engine.weights import load_decoder
-from alorakit.kernels import ops
 
-log = logging.getLogger("alorakit")
+MAX_PRIORITY = 1000
 
 
 class Engine:
@@ -45,7 +42,7 @@ class Engine:
         model_path: Folder of the model.
     """
 
-    def __init__(self, model: Decoder, tokenizer: Tokenizer, config: EngineConfig, name: str, path: Path) -> None:
+    def __init__(self, config: EngineConfig, model: Decoder, tokenizer: Tokenizer, name: str, path: Path) -> None:
         """Serve a loaded model; most callers use :meth:`from_pretrained`."""
         self.config, self.model_config, self.tokenizer = config, model.config, tokenizer
         self.model_name, self.model_path = name, path
@@ -54,13 +51,16 @@ class Engine:
         self._tree = BlockTree(blocks, config.block_size)
         cache = KVCache(model.config, blocks, config.block_size, model.dtype, model.device)
         self._runner = Runner(model, cache)
-        self._scheduler = Scheduler(config, self._tree)
+        self._counters = Counters()
+        self._scheduler = Scheduler(config, self._tree, AdapterSlots(), self._counters)
         eos = {*model.config.eos_token_ids, tokenizer.eos_token_id}
         eos_ids = frozenset(i for i in eos if i is not None and 0 <= i < model.config.vocab_size)
-        self._loop = Loop(self._scheduler, self._runner, Sampler(eos_ids), eos_ids)
+        self._loop = Loop(self._scheduler, self._runner, Sampler(eos_ids), self._counters, eos_ids)
         capacity = blocks * config.block_size
         self._admission = Admission(config, tokenizer, model.config.vocab_size, self._max_model_len, capacity)
         self._registry = AdapterRegistry(model, {name, *known_names(path)})
+        self._requests: dict[int, list[Sequence]] = {}
+        self._request_ids = count(1)
         self._closed = False
 
     @classmethod
@@ -76,25 +76,7 @@ class Engine:
             AlorakitError: The model is not there, not supported or broken, or a setting is out of range.
         """
         settings = EngineConfig(**config)  # type: ignore[arg-type]
-        device = pick_device(settings.device)
-        dtype = pick_dtype(settings.dtype, device)
-        if settings.num_threads is not None:
-            torch.set_num_threads(settings.num_threads)
-        found = resolve_model(model, settings.revision)
-        if found.notes:
-            log.warning(found.notes)
-        shape = ModelConfig.from_folder(found.path)
-        window = settings.max_model_len or shape.max_position_embeddings
-        if window > shape.max_position_embeddings:
-            raise ConfigError(
-                f"max_model_len={window} is above the model's limit of {shape.max_position_embeddings} positions"
-            )
-        tokenizer = Tokenizer.from_pretrained(found.path)
-        decoder = load_decoder(found.path, shape, dtype, device, window)
-        if settings.pack_weights and ops.can_pack(device, dtype):
-            decoder.pack()
-        log.info("%s on %s in %s, torch kernels", found.name, device, dtype)
-        return cls(decoder, tokenizer, settings, found.name, found.path)
+        return cls(*load_model(model, settings))
 
     def __enter__(self) -> "Engine":
         """Use as a context manager; :meth:`close` is called at the end."""
@@ -164,12 +146,74 @@ class Engine:
         params = per_prompt("sampling", given, len(items), SamplingParams)
         names = per_prompt("adapter", adapter, len(items), str | None)
         sequences = [
-            self._admission.sequence(item, param, self._registry.get(name), None, index, sample)
+            sequence
             for index, (item, param, name) in enumerate(zip(items, params, names, strict=True))
-            for sample in range(param.n)
+            for sequence in self._admission.samples(item, param, self._registry.get(name), index)
         ]
         self._loop.run(sequences)
         return [sequence.to_output() for sequence in sequences]
+
+    def add_request(
+        self,
+        prompt: Prompt,
+        sampling: SamplingParams | None = None,
+        adapter: str | None = None,
+        priority: int = 0,
+    ) -> int:
+        """Queue a request, to be answered by later calls of :meth:`step`; for callers with a loop of their own.
+
+        Args:
+            prompt: A text or a list of token ids.
+            sampling: None: greedy, 16 tokens.
+            adapter: Name, or None for the base model.
+            priority: Lower goes first; equal ones in the order they came. A request cannot be overtaken for ever.
+
+        Returns:
+            The request's id, which its outputs carry.
+
+        Raises:
+            RequestError: As :meth:`generate`.
+        """
+        self._check_open()
+        sequences = self.prepare(prompt, sampling, adapter, priority)
+        request_id = sequences[0].request_id
+        self._requests[request_id] = sequences
+        for sequence in sequences:
+            self._scheduler.add(sequence)
+        return request_id
+
+    def step(self) -> list[RequestOutput]:
+        """One forward pass over whatever is scheduled.
+
+        Returns:
+            Outputs of the requests of :meth:`add_request` that have ended since the last call: all ``n`` of a request
+            together, each request once. A request that failed has ``finish_reason="error"`` and ``error``.
+
+        Raises:
+            ClosedError: The engine is closed, and all outputs have been returned.
+        """
+        if not self._closed:
+            self._loop.advance()
+        ended = [i for i, group in self._requests.items() if all(s.status is Status.FINISHED for s in group)]
+        if self._closed and not ended:
+            self._check_open()
+        return [sequence.to_output() for request_id in ended for sequence in self._requests.pop(request_id)]
+
+    def abort(self, request_id: int) -> None:
+        """Give up a request of :meth:`add_request`; the next step returns what it has, ``finish_reason="abort"``.
+
+        Raises:
+            RequestNotFoundError: No unfinished request has that id.
+        """
+        if request_id not in self._requests:
+            raise RequestNotFoundError(f"no unfinished request {request_id!r}; give what add_request returned")
+        for sequence in self._requests[request_id]:
+            self._loop.abort(sequence)
+
+    @property
+    def has_unfinished(self) -> bool:
+        """Whether :meth:`step` has outputs of :meth:`add_request` still to return."""
+        return bool(self._requests)
 
     def stream(
         self, prompt: Prompt, sampling: SamplingParams | None = None, adapter: str | None = None
@@ -183,10 +227,9 @@ class Engine:
             RequestError: As :meth:`generate`; raised at the call, not at the first chunk.
         """
         self._check_open()
-        [params] = per_prompt("sampling", sampling if sampling is not None else SamplingParams(), 1, SamplingParams)
-        if params.n != 1:
-            raise RequestError(f"n={params.n} cannot be streamed; use n=1, or generate")
-        sequence = self._admission.sequence(prompt, params, self._registry.get(adapter))
+        sequence, *more = self.prepare(prompt, sampling, adapter)
+        if more:
+            raise RequestError(f"n={len(more) + 1} cannot be streamed; use n=1, or generate")
         return self._loop.stream(sequence)
 
     def score(self, prompt: Prompt, candidates: Seq[str], adapter: str | None = None, end: bool = True) -> ScoreResult:
@@ -209,26 +252,12 @@ class Engine:
         tokens, weights = self._admission.tokenize(prompt), self._registry.get(adapter)
         groups = plan_candidates(self._admission, candidates, end, self._admission.branch_budget(tokens, weights))
         sequences = [self._admission.sequence(tokens, SamplingParams(), weights, g.branches) for g in groups]
-        # One after the other: the second group finds the first one's prefix in the cache.
-        for sequence in sequences:
-            self._loop.run([sequence])
+        self._loop.run(sequences)
         return combine(groups, sequences, started)
 
     def stats(self) -> EngineStats:
         """Counters since the engine was made, and what its cache holds now."""
-        return EngineStats(
-            tokens_computed=self._runner.tokens_computed,
-            tokens_cached=self._loop.tokens_cached,
-            requests=self._loop.num_requests,
-            preemptions=self._scheduler.num_preemptions,
-            running=len(self._scheduler.running),
-            waiting=len(self._scheduler.waiting),
-            blocks_total=self._tree.pool.num_blocks,
-            blocks_free=self._tree.pool.num_free,
-            blocks_cached=self._tree.num_cached,
-            adapters=len(self._registry.infos),
-            splice_fallbacks=self.tokenizer.splice_fallbacks,
-        )
+        return EngineStats.collect(self._counters, self._scheduler, self._registry, self.tokenizer)
 
     def check_integrity(self) -> None:
         """Prove that every KV block is free, cached or held by one running request (AssertionError if not)."""
@@ -244,10 +273,24 @@ class Engine:
         self._registry.clear()
         self._runner.free()
 
+    def prepare(
+        self, prompt: Prompt, sampling: SamplingParams | None, adapter: str | None, priority: int = 0
+    ) -> list[Sequence]:
+        """Sequences of one request, validated and not yet queued; touches nothing that a step touches.
+
+        Raises:
+            RequestError: As :meth:`generate`.
+        """
+        given = sampling if sampling is not None else SamplingParams()
+        [params] = per_prompt("sampling", given, 1, SamplingParams)
+        if not isinstance(priority, int) or isinstance(priority, bool) or abs(priority) > MAX_PRIORITY:
+            raise RequestError(f"priority={priority!r} must be an integer from -{MAX_PRIORITY} to {MAX_PRIORITY}")
+        sequences = self._admission.samples(prompt, params, self._registry.get(adapter))
+        request_id = next(self._request_ids)
+        for sequence in sequences:
+            sequence.priority, sequence.request_id = priority, request_id
+        return sequences
+
     def _check_open(self) -> None:
         if self._closed:
             raise ClosedError("the engine is closed; make another with Engine.from_pretrained")
-
-    def step(self) -> None:
-        """One forward pass over whatever is scheduled; the calls above do this themselves."""
-        self._loop.step()

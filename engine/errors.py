@@ -52,6 +52,18 @@ class NumericsError(AlorakitError, ArithmeticError):
     """The model computed values that are not finite; nothing of that request is kept."""
 
 
+class StepError(AlorakitError, RuntimeError):
+    """A step of the engine failed under the request; ``__cause__`` is the exception."""
+
+
+class EngineBusyError(AlorakitError, RuntimeError):
+    """The queue of waiting requests is full."""
+
+
+class RequestNotFoundError(AlorakitError, KeyError):
+    """No unfinished request has that id."""
+
+
 class ClosedError(AlorakitError, RuntimeError):
     """The engine was closed."""
 

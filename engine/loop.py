@@ -1,71 +1,72 @@
 """The engine's loop: schedule, build, run, sample, finish; and what drives it for one call."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from alorakit.engine import batch as batches
+from alorakit.engine.counters import Counters
+from alorakit.engine.errors import AlorakitError, StepError
 from alorakit.engine.request import StreamChunk
 from alorakit.engine.runner import Runner
 from alorakit.engine.sampler import Sampler
+from alorakit.engine.schedule import Schedule
 from alorakit.engine.scheduler import Scheduler
 from alorakit.engine.sequence import Sequence, Status
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def as_step_error(cause: Exception) -> AlorakitError:
+    """What a request that an exception hit ends with: the exception itself if it is alorakit's own, else its cause."""
+    if isinstance(cause, AlorakitError):
+        return cause
+    error = StepError(f"the engine's step failed ({type(cause).__name__}: {cause}); send the request again")
+    error.__cause__ = cause
+    return error
+
 
 class Loop:
-    """Steps the scheduler and the runner until sequences are done.
+    """Steps the scheduler and the runner; every sequence it is given ends, with an answer or an error."""
 
-    Attributes:
-        num_requests: Sequences answered.
-        tokens_cached: Their prompt tokens that were found in the cache.
-    """
-
-    def __init__(self, scheduler: Scheduler, runner: Runner, sampler: Sampler, eos_token_ids: frozenset[int]) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: Runner,
+        sampler: Sampler,
+        counters: Counters,
+        eos_token_ids: frozenset[int],
+    ) -> None:
         """A loop over the three; ``eos_token_ids`` end a sequence."""
-        self._scheduler, self._runner, self._sampler, self._eos = scheduler, runner, sampler, eos_token_ids
-        self.num_requests = self.tokens_cached = 0
+        self._scheduler, self._counters, self._eos = scheduler, counters, eos_token_ids
+        # Looked up at each call, so that a test or a profiler can put its own function in place.
+        self._schedule = self._timed("schedule", lambda: scheduler.schedule())
+        self._build = self._timed("build", lambda plan: batches.build(plan, runner.model, runner.cache))
+        self._run = self._timed("model", lambda batch: runner.run(batch))
+        self._sample = self._timed("sample", lambda logits, wanted: sampler.sample(logits, wanted))
+        self._finish = self._timed("finish", self._advance_all)
 
-    def step(self) -> None:
-        """One forward pass over whatever is scheduled."""
-        plan = self._scheduler.schedule()
+    def step(self) -> list[Sequence]:
+        """One forward pass over whatever is scheduled; returns the sequences whose rows were in it."""
+        plan = self._schedule()
+        batch = self._build(plan)
+        logits = self._run(batch)
+        tokens = self._sample(logits, batch.wanted)
+        return self._finish(plan, tokens)
+
+    def advance(self) -> list[Sequence]:
+        """Make a step. If it fails, the sequences in it end with its error, and the others go on.
+
+        Returns:
+            The sequences that have new tokens, or have ended.
+        """
         try:
-            model = self._runner.model
-            batch = batches.build(plan, model.config, self._runner.cache.block_size, model.dtype, model.device)
-            logits = self._runner.run(batch)
-            tokens = self._sampler.sample(logits, batch.wanted)
-        except BaseException:
-            self._scheduler.roll_back(plan)
+            return self.step()
+        except Exception as exc:
+            return self._fail(exc)
+        except BaseException:  # Ctrl-C: the sequences may go on later
+            self._scheduler.roll_back()
             raise
-        for entry, new in zip(batch.wanted, tokens, strict=True):
-            if entry.completes:
-                self._advance(entry.sequence, new)
-        self._scheduler.finish(plan)
-
-    def _advance(self, sequence: Sequence, tokens: list[int]) -> None:
-        """Add new tokens (none to a scored sequence, which is done) and decide whether they end it."""
-        if sequence.error is not None:
-            return
-        if sequence.first_token is None:
-            sequence.first_token = time.perf_counter()
-        if sequence.branches is not None:
-            sequence.finish_reason = "stop"
-        for token in tokens:
-            if sequence.finish_reason is None:
-                self._append(sequence, token)
-        if sequence.finish_reason is not None:
-            self.num_requests += 1
-            self.tokens_cached += sequence.num_cached or 0
-
-    def _append(self, sequence: Sequence, token: int) -> None:
-        sequence.tokens.append(token)
-        params, output = sequence.sampling, sequence.output
-        if token in params.stop_ids or (token in self._eos and not params.ignore_eos):
-            output.push_silent(token)
-            output.finish()
-            sequence.finish_reason = "stop"
-        elif output.push(token):
-            sequence.finish_reason = "stop"
-        elif len(sequence.tokens) >= sequence.max_len:
-            sequence.finish_reason = "stop" if output.finish() else "length"
 
     def run(self, sequences: list[Sequence]) -> None:
         """Queue sequences and step until all of them are done; whatever happens, none is left behind.
@@ -77,9 +78,10 @@ class Loop:
             self._scheduler.add(sequence)
         try:
             while any(s.status is not Status.FINISHED for s in sequences):
-                self.step()
+                self.advance()
         finally:
-            self._abort(sequences)
+            for sequence in sequences:
+                self.abort(sequence)
         for sequence in sequences:
             if sequence.error is not None:
                 raise sequence.error
@@ -91,19 +93,61 @@ class Loop:
             done = False
             while not done:
                 if sequence.status is not Status.FINISHED:  # another call's steps may have ended it meanwhile
-                    self.step()
+                    self.advance()
                 done = sequence.status is Status.FINISHED
                 if sequence.error is not None:
                     raise sequence.error
-                text, ids = sequence.output.stream(final=done)
-                if done:
-                    yield StreamChunk(text, ids, sequence.finish_reason, sequence.to_output())
-                elif text or ids:
-                    yield StreamChunk(text, ids)
+                if chunk := sequence.next_chunk():
+                    yield chunk
         finally:
-            self._abort([sequence])
+            self.abort(sequence)
 
-    def _abort(self, sequences: list[Sequence]) -> None:
-        for sequence in sequences:
+    def abort(self, sequence: Sequence) -> None:
+        """Give a sequence up, if it has not ended; its blocks are free at once."""
+        if sequence.status is not Status.FINISHED:
+            self._scheduler.end(sequence, "abort")
+
+    def _fail(self, cause: Exception) -> list[Sequence]:
+        """End the sequences of the failed step. If none was chosen yet, every sequence: else none would ever end."""
+        hit = self._scheduler.roll_back() or [*self._scheduler.running, *self._scheduler.waiting]
+        for sequence in hit:
             if sequence.status is not Status.FINISHED:
-                self._scheduler.end(sequence, "abort")
+                sequence.error = sequence.error or as_step_error(cause)
+                self._scheduler.end(sequence, "error")
+        return hit
+
+    def _advance_all(self, plan: Schedule, tokens: list[list[int]]) -> list[Sequence]:
+        new = iter(tokens)
+        for entry in plan.entries:
+            chosen = next(new) if entry.logits_rows else []
+            if entry.completes and entry.sequence.error is None:
+                self._advance(entry.sequence, chosen)
+        self._counters.rows += plan.num_rows
+        self._counters.steps += 1
+        return self._scheduler.finish(plan)
+
+    def _advance(self, sequence: Sequence, tokens: list[int]) -> None:
+        """Add new tokens (none to a scored sequence, which is done) and decide whether they end it."""
+        if sequence.first_token is None:
+            sequence.first_token = time.perf_counter()
+        if sequence.branches is not None:
+            sequence.finish_reason = "stop"
+        try:
+            for token in tokens:
+                if sequence.finish_reason is None:
+                    sequence.append(token, self._eos)
+                    self._counters.decoded += 1
+        except Exception as exc:  # its text cannot be had; the others' can
+            sequence.error = as_step_error(exc)
+
+    def _timed(self, stage: str, function: F) -> F:
+        """``function``, its time added to the stage's."""
+
+        def run(*args: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*args)
+            finally:
+                self._counters.seconds[stage] += time.perf_counter() - start
+
+        return run  # type: ignore[return-value]

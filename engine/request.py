@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from alorakit.engine.errors import RequestError
+from alorakit.engine.errors import AlorakitError, RequestError
 
 MAX_STOPS = 64
 
@@ -144,7 +144,8 @@ class RequestOutput:
         text: Decoded text, without a stop token or stop string.
         token_ids: Decoded ids, a stop token included; after a stop string they end at the last token wholly
             before it.
-        finish_reason: ``"stop"``, ``"length"``, or ``"abort"`` if the engine was closed meanwhile.
+        finish_reason: ``"stop"``, ``"length"``, ``"abort"`` (by :meth:`Engine.abort`, or the engine was closed
+            meanwhile) or ``"error"`` (only from :meth:`Engine.step`; other calls raise the error).
         logprobs: For each token, a dict of token id to log-probability; None unless asked for.
         prompt_logprobs: The same for each prompt token, None for the first; None unless asked for.
         adapter: Name of the adapter asked for, or None for the base model.
@@ -153,6 +154,8 @@ class RequestOutput:
         timing: Seconds.
         prompt_index: Which prompt of the call.
         sample_index: Which of the prompt's ``n`` samples.
+        request_id: What :meth:`Engine.add_request` returned.
+        error: Why it failed, or None.
     """
 
     text: str
@@ -166,6 +169,8 @@ class RequestOutput:
     timing: Timing
     prompt_index: int = 0
     sample_index: int = 0
+    request_id: int = 0
+    error: AlorakitError | None = None
 
 
 @dataclass(frozen=True)

@@ -5,23 +5,18 @@ import math
 import torch
 from torch import Tensor
 
-from alorakit.engine.attention import KVCache, PagedAttention
+from alorakit.engine.attention import CachedAttention, KVCache
 from alorakit.engine.batch import Batch
 from alorakit.engine.errors import NumericsError
 from alorakit.engine.model import Decoder
 
 
 class Runner:
-    """Owns the model and the KV cache's memory.
-
-    Attributes:
-        tokens_computed: Rows that entered the model so far.
-    """
+    """Owns the model and the KV cache's memory."""
 
     def __init__(self, model: Decoder, cache: KVCache) -> None:
         """A runner of ``model`` over ``cache``."""
         self.model, self.cache = model, cache
-        self.tokens_computed = 0
 
     def free(self) -> None:
         """Let go of the weights' and the cache's memory; the runner cannot run any more."""
@@ -34,26 +29,28 @@ class Runner:
 
         Sequences whose rows are not finite get a NumericsError; the others are not touched by that.
         """
+        if not batch.entries:
+            return self.model.embedding.new_empty(0, self.model.config.vocab_size, dtype=torch.float32)
         for copy in batch.copies:
             self.cache.copy_rows(copy.source, copy.dest, copy.rows)
-        attention = PagedAttention(self.cache, self.model.config, batch.writes, batch.spans)
+        attention = CachedAttention(self.cache, self.model.config, batch.attention)
         hidden = self.model.forward(batch.token_ids, batch.positions, attention, batch.adapters)
-        self.tokens_computed += batch.token_ids.shape[0]
         if not math.isfinite(hidden.sum(dtype=torch.float32)):
-            _mark_failed(hidden, batch)
+            self._mark_failed(hidden, batch)
         wanted = hidden[batch.logits_rows]
         return self.model.logits(wanted) if len(wanted) else wanted.float()
 
-
-def _mark_failed(hidden: Tensor, batch: Batch) -> None:
-    """Give every entry that has a row with NaN or infinity its error."""
-    row = 0
-    for entry in batch.entries:
-        if not hidden[row : row + entry.num_rows].isfinite().all():
-            name = entry.sequence.adapter_name
-            who = "the base model" if name is None else f"adapter {name!r}"
-            entry.sequence.error = NumericsError(
-                f"{who} computed values that are not finite (tokens {entry.start} to "
-                f"{entry.start + entry.num_tokens - 1}); check its weights, or use dtype='float32'"
-            )
-        row += entry.num_rows
+    def _mark_failed(self, hidden: Tensor, batch: Batch) -> None:
+        """Give every entry that has a row with NaN or infinity its error, and clear what it wrote to the cache."""
+        row = 0
+        for entry in batch.entries:
+            end = row + entry.num_rows
+            if not hidden[row:end].isfinite().all():
+                name = entry.sequence.adapter_name
+                who = "the base model" if name is None else f"adapter {name!r}"
+                entry.sequence.error = NumericsError(
+                    f"{who} computed values that are not finite (tokens {entry.start} to "
+                    f"{entry.start + entry.num_tokens - 1}); check its weights, or use dtype='float32'"
+                )
+                self.cache.forget(batch.attention.slots[row:end])
+            row = end

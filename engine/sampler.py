@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from alorakit.engine.request import SamplingParams
-from alorakit.engine.scheduler import Entry
+from alorakit.engine.schedule import Entry
 from alorakit.engine.sequence import Sequence
 
 

@@ -1,142 +1,133 @@
-"""Who runs next: continuous batching under a token budget, decode first, blocks shared through the tree."""
+"""Who runs next: continuous batching under a token budget, decode first, priorities without starvation."""
 
-from collections import deque
-from dataclasses import dataclass, field, replace
+from bisect import insort
+from dataclasses import replace
+from enum import Enum, auto
+from itertools import count
 from time import perf_counter
 
-from alorakit.engine.block_tree import BlockTree, Match, Node, extra_at
+from alorakit.engine.adapter_slots import AdapterSlots
+from alorakit.engine.block_manager import BlockManager
+from alorakit.engine.block_tree import BlockTree
 from alorakit.engine.config import EngineConfig
+from alorakit.engine.counters import Counters
 from alorakit.engine.drafts import AnswerHistory
+from alorakit.engine.schedule import Entry, Schedule
 from alorakit.engine.sequence import Sequence, Status
+from alorakit.engine.sharing import find_leader, find_tail
+
+# How many steps a request of the next priority may arrive later and still go first. Within a priority the order is
+# that of arrival, and no stream of urgent requests keeps a patient one waiting for ever.
+STEPS_PER_PRIORITY = 1000
 
 
-@dataclass(frozen=True)
-class Entry:
-    """Rows of one sequence in a step: tokens ``[start, start + num_tokens)``, then branches or a draft.
+class Outcome(Enum):
+    """What came of trying to let a waiting sequence in."""
 
-    Attributes:
-        sequence: Whose rows they are.
-        start: Position of the first token.
-        num_tokens: Tokens of the sequence.
-        completes: Whether its last token is among them, so that a next token (or the scores) can be had.
-        branches: Whether the candidates' rows follow.
-        draft: Tokens guessed to come next; their rows follow, and those that turn out right count.
-    """
-
-    sequence: Sequence
-    start: int
-    num_tokens: int
-    completes: bool
-    branches: bool = False
-    draft: tuple[int, ...] = ()
-
-    @property
-    def num_rows(self) -> int:
-        """Rows that enter the model."""
-        return self.num_tokens + len(self.draft) + (self.sequence.num_branch_rows if self.branches else 0)
-
-    @property
-    def num_prompt_logprobs(self) -> int:
-        """Rows, from the first one on, that predict a prompt token whose log-probability is asked for."""
-        if self.sequence.sampling.prompt_logprobs is None:
-            return 0
-        return max(0, min(self.start + self.num_tokens, self.sequence.num_prompt - 1) - self.start)
-
-    @property
-    def logits_rows(self) -> range:
-        """Rows whose logits are wanted: those that predict prompt tokens, then those that choose or score."""
-        begin = self.num_tokens - 1 if self.completes else self.num_rows
-        return range(0 if self.num_prompt_logprobs else begin, self.num_rows if self.completes else self.num_tokens)
-
-
-@dataclass(frozen=True)
-class BlockCopy:
-    """Copy the first ``rows`` slots of block ``source`` to ``sequence``'s block ``dest``, before the forward pass."""
-
-    source: int
-    dest: int
-    rows: int
-    sequence: Sequence
-
-
-@dataclass
-class Schedule:
-    """What one step does."""
-
-    entries: list[Entry] = field(default_factory=list)
-    copies: list[BlockCopy] = field(default_factory=list)
+    ADMITTED = auto()
+    WAITS = auto()  # for KV that a running sequence is computing
+    NO_SLOT = auto()  # every adapter slot is pinned
+    NO_ROOM = auto()  # too few blocks, or too many sequences
 
 
 class Scheduler:
-    """Owns the queues and, through the tree, every block."""
+    """Owns the queues. Requests have one order, fixed on arrival: who comes first in it gets blocks first.
 
-    def __init__(self, config: EngineConfig, tree: BlockTree) -> None:
-        """Empty queues over ``tree``."""
-        self.tree = tree
-        self.waiting: deque[Sequence] = deque()
+    Attributes:
+        waiting: Sequences without blocks, in that order.
+        running: Sequences with blocks, in that order.
+        plan: The step that is being made or run.
+    """
+
+    def __init__(self, config: EngineConfig, tree: BlockTree, slots: AdapterSlots, counters: Counters) -> None:
+        """Empty queues over ``tree`` and ``slots``."""
+        self.blocks = BlockManager(tree)
+        self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
-        self.num_preemptions = 0
+        self.plan = Schedule()
         self.answers = AnswerHistory(config.max_draft_tokens)
+        self._slots, self._counters = slots, counters
         self._max_seqs = config.max_num_seqs
         self._max_tokens = config.max_num_batched_tokens
+        self._least_shared = config.block_size // 8
+        self._arrivals = count()
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence that is known to fit."""
-        self.waiting.append(sequence)
+        turn = self._counters.steps + STEPS_PER_PRIORITY * sequence.priority
+        sequence.order = (turn, next(self._arrivals))
+        insort(self.waiting, sequence, key=_order)
 
     def schedule(self) -> Schedule:
-        """Choose the next step's rows and get their blocks; preempts the newest sequences if blocks run out."""
-        plan = Schedule()
-        budget = self._max_tokens
-        decoding = [s for s in self.running if len(s.tokens) - s.num_computed == 1 and s.branches is None]
-        prefilling = [s for s in self.running if s not in decoding]
+        """Choose the next step's rows and get their blocks; preempts the last in order if blocks run out."""
+        self.plan = plan = Schedule()
+        decoding = [s for s in self.running if s.is_decoding]
+        prefilling = [s for s in self.running if not s.is_decoding]
         for sequence in decoding + prefilling:
-            if sequence.status is Status.RUNNING and (entry := self._entry(sequence, budget)):
-                if not self._grow(sequence, entry):
-                    continue
-                entry = self._with_draft(entry, budget)
-                plan.entries.append(entry)
-                budget -= entry.num_rows
-        plan.entries = [e for e in plan.entries if e.sequence.status is Status.RUNNING]
-        self._admit(plan, budget)
+            if sequence.status is not Status.RUNNING:
+                continue
+            entry = self._entry(sequence)
+            if entry is None:  # what is left of the budget is this one's, not a later one's
+                return plan
+            if self._grow(sequence, entry.start + entry.num_rows):
+                plan.add(self._with_draft(entry))
+        self._admit()
         return plan
 
-    def roll_back(self, plan: Schedule) -> None:
-        """The step failed: its copies may not have been made, so their rows count as not computed."""
-        for copy in plan.copies:
-            self._forget_private_rows(copy.sequence)
+    def finish(self, plan: Schedule) -> list[Sequence]:
+        """After the forward pass: full blocks go to the tree for others to share, ended sequences let theirs go.
 
-    def finish(self, plan: Schedule) -> None:
-        """After the forward pass: full blocks go to the tree for others to share, ended sequences let theirs go."""
+        Returns:
+            The sequences that ran.
+        """
         for entry in plan.entries:
             sequence = entry.sequence
             if sequence.error is not None:
-                self._forget_private_rows(sequence)
+                self.blocks.forget_private_rows(sequence)
                 self.end(sequence, "error")
                 continue
             # The newest token has no KV yet, whether it followed one row or several right guesses.
             decoded = entry.completes and not entry.branches
             sequence.num_computed = len(sequence.tokens) - 1 if decoded else entry.start + entry.num_tokens
-            self._share_full_blocks(sequence)
+            self.blocks.share_full_blocks(sequence)
             if sequence.finish_reason is not None:
                 self.end(sequence, sequence.finish_reason)
+        return [entry.sequence for entry in plan.entries]
+
+    def roll_back(self) -> list[Sequence]:
+        """The step failed: its copies may not have been made, so their rows count as not computed.
+
+        Returns:
+            The sequences whose rows were in it.
+        """
+        for copy in self.plan.copies:
+            self.blocks.forget_private_rows(copy.sequence)
+        return [entry.sequence for entry in self.plan.entries]
 
     def end(self, sequence: Sequence, reason: str) -> None:
         """A sequence is done (or given up): keep its KV in the tree, free the rest."""
+        was_running = sequence.status is Status.RUNNING
         sequence.status, sequence.finish_reason, sequence.finished = Status.FINISHED, reason, perf_counter()
         if reason in ("stop", "length") and sequence.adapter is not None and sequence.branches is None:
             self.answers.add(sequence.adapter.info.digest, sequence.completion)
-        if sequence in self.running:
-            self.running.remove(sequence)
+        if was_running:
+            self._leave(sequence)
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
-        self._release(sequence)
+        self._counters.count_end(sequence)
 
     def check_integrity(self) -> None:
-        """Every block is free, cached, or private to exactly one running sequence."""
-        self.tree.check_integrity([b for s in self.running for b in s.blocks[len(s.nodes) :]])
+        """Every block is free, cached, or private to exactly one running sequence; adapters are pinned as they run."""
+        self.blocks.tree.check_integrity([b for s in self.running for b in s.blocks[len(s.nodes) :]])
+        self._slots.check_integrity()
+        pinned = {s.adapter.info.digest for s in self.running if s.adapter is not None}
+        assert len(pinned) == self._slots.num_pinned
+        assert all(s.status is Status.RUNNING for s in self.running)
+        assert all(s.status is Status.WAITING and not s.blocks for s in self.waiting)
 
-    def _entry(self, sequence: Sequence, budget: int) -> Entry | None:
+    def _entry(self, sequence: Sequence) -> Entry | None:
+        """As many rows of a sequence as the budget allows, or None."""
+        budget = self._max_tokens - self.plan.num_rows
         left = len(sequence.tokens) - sequence.num_computed
         branch_rows = sequence.num_branch_rows
         if left + branch_rows <= budget:
@@ -145,134 +136,98 @@ class Scheduler:
         num = min(budget, left - 1) if branch_rows else min(budget, left)
         return Entry(sequence, sequence.num_computed, num, completes=False) if num > 0 else None
 
-    def _grow(self, sequence: Sequence, entry: Entry) -> bool:
-        """Get blocks for the entry's rows; False if the sequence itself had to be preempted."""
-        missing = self._num_blocks(entry.start + entry.num_rows) - len(sequence.blocks)
-        while missing > 0:
-            taken = self.tree.allocate(missing, sequence.blocks[-1] if sequence.blocks else None)
-            if taken is not None:
-                sequence.blocks += taken
-                return True
+    def _grow(self, sequence: Sequence, num_rows: int) -> bool:
+        """Get blocks for ``num_rows`` rows; False if the sequence itself had to be preempted."""
+        while not self.blocks.grow(sequence, num_rows):
             victim = self.running[-1]
             self._preempt(victim)
             if victim is sequence:
                 return False
         return True
 
-    def _with_draft(self, entry: Entry, budget: int) -> Entry:
+    def _with_draft(self, entry: Entry) -> Entry:
         """Add guesses of what comes next, as far as budget and blocks allow; never at another sequence's cost."""
         sequence = entry.sequence
         if not entry.completes or entry.branches:
             return entry
-        draft = self.answers.propose(
-            sequence, min(budget - entry.num_rows, sequence.max_len - len(sequence.tokens) - 1)
-        )
-        end = entry.start + entry.num_rows + len(draft)
-        if (missing := self._num_blocks(end) - len(sequence.blocks)) > 0:
-            taken = self.tree.allocate(missing, sequence.blocks[-1])
-            if taken is None:
-                return entry
-            sequence.blocks += taken
-        return replace(entry, draft=draft) if draft else entry
+        room = self._max_tokens - self.plan.num_rows - entry.num_rows
+        draft = self.answers.propose(sequence, min(room, sequence.max_len - len(sequence.tokens) - 1))
+        if not draft or not self.blocks.grow(sequence, entry.start + entry.num_rows + len(draft)):
+            return entry
+        return replace(entry, draft=draft)
 
     def _preempt(self, sequence: Sequence) -> None:
-        self.running.remove(sequence)
-        self._release(sequence)
+        if self.plan.drop(sequence):
+            self.blocks.forget_private_rows(sequence)
+        self._leave(sequence)
         sequence.num_computed = 0
         sequence.status = Status.WAITING
-        self.waiting.appendleft(sequence)
-        self.num_preemptions += 1
+        insort(self.waiting, sequence, key=_order)
+        self._counters.preemptions += 1
 
-    def _admit(self, plan: Schedule, budget: int) -> None:
-        passed: list[Sequence] = []
-        while self.waiting and budget > 0 and len(self.running) < self._max_seqs:
-            sequence = self.waiting.popleft()
-            match = self._match(sequence)
-            if self._should_wait(sequence, match.num_tokens):
-                passed.append(sequence)
+    def _leave(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self.blocks.release(sequence)
+        if sequence.adapter is not None:
+            self._slots.release(sequence.adapter)
+
+    def _admit(self) -> None:
+        """Let waiting sequences in, in order. One that finds no room holds back those after it."""
+        slot_lacking = False
+        for sequence in list(self.waiting):
+            if self.plan.num_rows >= self._max_tokens:
+                return
+            if sequence.waits_for_leader or (slot_lacking and sequence.adapter is not None):
                 continue
-            held = [*match.nodes, *([match.partial] if match.partial else [])]
-            self.tree.hold(held)
-            shared = [n.block for n in match.nodes]
-            total = self._num_blocks(len(sequence.tokens) + sequence.num_branch_rows)
-            after = shared[-1] if shared else None
-            private = self.tree.allocate(total - len(shared), after)
-            if match.partial:
-                self.tree.release([match.partial])
-            if private is None and match.partial:  # the copy's source may be the very block that is lacking
-                match = Match(match.nodes, None, 0)
-                private = self.tree.allocate(total - len(shared), after)
-            if private is None:
-                self.tree.release(match.nodes)
-                self.waiting.appendleft(sequence)
-                break
-            if match.partial:
-                plan.copies.append(BlockCopy(match.partial.block, private[0], match.partial_rows, sequence))
-            sequence.nodes, sequence.blocks = list(match.nodes), shared + private
-            sequence.num_computed = match.num_tokens
-            if sequence.num_cached is None:
-                sequence.num_cached, sequence.admitted = match.num_tokens, perf_counter()
-            sequence.status = Status.RUNNING
-            self.running.append(sequence)
-            if entry := self._entry(sequence, budget):
-                entry = self._with_draft(entry, budget)
-                plan.entries.append(entry)
-                budget -= entry.num_rows
-        self.waiting.extendleft(reversed(passed))
+            outcome = self._try_admit(sequence)
+            while outcome is Outcome.NO_ROOM and self._preempt_for(sequence):
+                outcome = self._try_admit(sequence)
+            if outcome is Outcome.NO_ROOM:
+                return
+            # Who waits for a slot must not be overtaken by those who would keep the slots pinned.
+            slot_lacking = slot_lacking or outcome is Outcome.NO_SLOT
+            if outcome is Outcome.ADMITTED:
+                entry = self._entry(sequence)
+                if entry is None:
+                    return
+                self.plan.add(self._with_draft(entry))
 
-    def _match(self, sequence: Sequence) -> Match:
-        if sequence.sampling.prompt_logprobs is not None:  # every prompt row must enter the model
-            sequence.prompt_logprobs.clear()
-            return Match((), None, 0)
-        return self.tree.match(sequence.tokens, sequence.extra, len(sequence.tokens) - 1)
+    def _try_admit(self, sequence: Sequence) -> Outcome:
+        if len(self.running) >= self._max_seqs:
+            return Outcome.NO_ROOM
+        size = self.blocks.tree.block_size
+        match = self.blocks.match(sequence)
+        tail = None
+        if sequence.sampling.prompt_logprobs is None:
+            tail = find_tail(sequence, match, self.running, size)
+            have = match.num_tokens if tail is None else len(match.nodes) * size + tail.rows
+            sequence.leader = find_leader(sequence, have, self.running, self._least_shared)
+            if sequence.leader is not None:
+                return Outcome.WAITS
+        if sequence.adapter is not None and not self._slots.acquire(sequence.adapter):
+            return Outcome.NO_SLOT
+        copies = self.blocks.admit(sequence, match, tail)
+        if copies is None:
+            if sequence.adapter is not None:
+                self._slots.release(sequence.adapter)
+            return Outcome.NO_ROOM
+        self.plan.copies += copies
+        self.waiting.remove(sequence)
+        insort(self.running, sequence, key=_order)
+        sequence.status = Status.RUNNING
+        if sequence.admitted is None:
+            sequence.admitted, sequence.num_cached = perf_counter(), sequence.num_computed
+            self._counters.count_hits(sequence, match, tail)
+        return Outcome.ADMITTED
 
-    def _should_wait(self, sequence: Sequence, matched: int) -> bool:
-        """Whether a running prefill is about to compute more whole blocks of this prompt than are cached now."""
-        size = self.tree.block_size
-        wanted = (matched // size + 1) * size  # end of the first whole block that is not cached
-        if wanted >= len(sequence.tokens) or sequence.sampling.prompt_logprobs is not None:
+    def _preempt_for(self, sequence: Sequence) -> bool:
+        """Preempt the last in order if it is less urgent than ``sequence``; False if none is."""
+        victim = max(self.running, key=lambda s: (s.priority, s.order), default=None)
+        if victim is None or victim.priority <= sequence.priority:
             return False
-        for other in self.running:
-            if not other.num_computed < wanted <= other.num_prompt:
-                continue
-            points = [e.activation for e in (sequence.extra, other.extra) if e is not None]
-            usable = sequence.extra == other.extra or wanted <= min(points)
-            if usable and sequence.tokens[:wanted] == other.tokens[:wanted]:
-                return True
-        return False
+        self._preempt(victim)
+        return True
 
-    def _share_full_blocks(self, sequence: Sequence) -> None:
-        size = self.tree.block_size
-        while (len(sequence.nodes) + 1) * size <= sequence.num_computed:
-            node = self._insert(sequence, size)
-            assert node is not None
-            self.tree.hold([node])
-            index = len(sequence.nodes)
-            if node.block != sequence.blocks[index]:  # somebody else computed the same block meanwhile
-                self.tree.free([sequence.blocks[index]])
-                sequence.blocks[index] = node.block
-            sequence.nodes.append(node)
 
-    def _forget_private_rows(self, sequence: Sequence) -> None:
-        sequence.num_computed = min(sequence.num_computed, len(sequence.nodes) * self.tree.block_size)
-
-    def _insert(self, sequence: Sequence, rows: int) -> Node | None:
-        start = len(sequence.nodes) * self.tree.block_size
-        parent = sequence.nodes[-1] if sequence.nodes else self.tree.root
-        tokens = tuple(sequence.tokens[start : start + rows])
-        block = sequence.blocks[len(sequence.nodes)]
-        return self.tree.insert(parent, tokens, extra_at(sequence.extra, start + rows), block)
-
-    def _release(self, sequence: Sequence) -> None:
-        private = sequence.blocks[len(sequence.nodes) :]
-        tail = sequence.num_computed - len(sequence.nodes) * self.tree.block_size
-        if tail > 0:
-            node = self._insert(sequence, tail)
-            if node is not None and node.block == private[0]:
-                private = private[1:]
-        self.tree.free(private)
-        self.tree.release(sequence.nodes)
-        sequence.nodes, sequence.blocks = [], []
-
-    def _num_blocks(self, num_tokens: int) -> int:
-        return -(-num_tokens // self.tree.block_size)
+def _order(sequence: Sequence) -> tuple[int, int]:
+    return sequence.order

@@ -3,15 +3,17 @@
 import time
 from dataclasses import dataclass, field
 from enum import Enum, auto
-
-import torch
+from typing import TYPE_CHECKING
 
 from alorakit.engine.adapters import Adapter
 from alorakit.engine.block_tree import Extra, Node
 from alorakit.engine.branches import Branches
 from alorakit.engine.errors import AlorakitError
 from alorakit.engine.output import OutputText
-from alorakit.engine.request import RequestOutput, SamplingParams, Timing, Usage
+from alorakit.engine.request import RequestOutput, SamplingParams, StreamChunk, Timing, Usage
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Status(Enum):
@@ -37,7 +39,11 @@ class Sequence:
         nodes: Cached blocks it holds, from the first block on.
         blocks: Its block table; ``nodes`` own the first of them, the rest are private.
         num_computed: Tokens whose KV is in the blocks.
-        num_cached: Tokens found in the cache when first admitted.
+        num_cached: Tokens whose KV was there when first admitted.
+        request_id: The request it belongs to.
+        priority: Lower goes first.
+        order: Its place among all sequences, fixed on arrival.
+        leader: A running sequence that computes KV this one needs, and the number of its rows to wait for.
     """
 
     tokens: list[int]
@@ -55,13 +61,17 @@ class Sequence:
     nodes: list[Node] = field(default_factory=list)
     blocks: list[int] = field(default_factory=list)
     num_computed: int = 0
+    request_id: int = 0
+    priority: int = 0
+    order: tuple[int, int] = (0, 0)
+    leader: "tuple[Sequence, int] | None" = None
     num_cached: int | None = None
     finish_reason: str | None = None
     error: AlorakitError | None = None
     token_logprobs: list[dict[int, float]] = field(default_factory=list)
     prompt_logprobs: list[dict[int, float]] = field(default_factory=list)
     branch_logprobs: list[float] | None = None
-    generator: torch.Generator | None = None
+    generator: "torch.Generator | None" = None
     arrived: float = field(default_factory=time.perf_counter)
     admitted: float | None = None
     first_token: float | None = None
@@ -73,6 +83,29 @@ class Sequence:
         if self.adapter is None or self.activation is None:
             return None
         return Extra(self.adapter.info.digest, self.activation)
+
+    @property
+    def writer(self) -> str | None:
+        """Digest of the adapter whose request computes this sequence's KV (its base part too); None for the base."""
+        return None if self.adapter is None else self.adapter.info.digest
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether one more row gives its next token."""
+        return len(self.tokens) - self.num_computed == 1 and self.branches is None
+
+    @property
+    def waits_for_leader(self) -> bool:
+        """Whether a running sequence is still computing what this one waits for."""
+        if self.leader is None:
+            return False
+        other, rows = self.leader
+        return other.status is Status.RUNNING and other.num_computed < rows
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all its tokens and of the candidates' branches."""
+        return len(self.tokens) + self.num_branch_rows
 
     @property
     def completion(self) -> list[int]:
@@ -97,6 +130,27 @@ class Sequence:
         first = self.first_token if self.first_token is not None else end
         return Timing(admitted - self.arrived, first - self.arrived, end - self.arrived)
 
+    def append(self, token: int, eos_token_ids: frozenset[int]) -> None:
+        """Add a decoded token, and set ``finish_reason`` if it ends the sequence."""
+        self.tokens.append(token)
+        params, output = self.sampling, self.output
+        if token in params.stop_ids or (token in eos_token_ids and not params.ignore_eos):
+            output.push_silent(token)
+            output.finish()
+            self.finish_reason = "stop"
+        elif output.push(token):
+            self.finish_reason = "stop"
+        elif len(self.tokens) >= self.max_len:
+            self.finish_reason = "stop" if output.finish() else "length"
+
+    def next_chunk(self) -> StreamChunk | None:
+        """What has become final since the last call; the last chunk carries the output. None if nothing has."""
+        done = self.status is Status.FINISHED
+        text, ids = self.output.stream(final=done)
+        if done:
+            return StreamChunk(text, ids, self.finish_reason, self.to_output())
+        return StreamChunk(text, ids) if text or ids else None
+
     def to_output(self) -> RequestOutput:
         """The answer of a finished sequence."""
         assert self.finish_reason is not None
@@ -113,4 +167,6 @@ class Sequence:
             timing=self.timing,
             prompt_index=self.prompt_index,
             sample_index=self.sample_index,
+            request_id=self.request_id,
+            error=self.error,
         )

@@ -2,6 +2,11 @@
 
 from dataclasses import dataclass
 
+from alorakit.engine.counters import Counters
+from alorakit.engine.registry import AdapterRegistry
+from alorakit.engine.scheduler import Scheduler
+from alorakit.engine.tokenizer import Tokenizer
+
 
 @dataclass(frozen=True)
 class EngineStats:
@@ -32,3 +37,23 @@ class EngineStats:
     blocks_cached: int
     adapters: int
     splice_fallbacks: int
+
+    @classmethod
+    def collect(
+        cls, counters: Counters, scheduler: Scheduler, registry: AdapterRegistry, tokenizer: Tokenizer
+    ) -> "EngineStats":
+        """Read them off the engine's parts."""
+        tree = scheduler.blocks.tree
+        return cls(
+            tokens_computed=counters.rows,
+            tokens_cached=counters.hits.total(),
+            requests=counters.ended.total(),
+            preemptions=counters.preemptions,
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            blocks_total=tree.pool.num_blocks,
+            blocks_free=tree.pool.num_free,
+            blocks_cached=tree.num_cached,
+            adapters=len(registry.infos),
+            splice_fallbacks=tokenizer.splice_fallbacks,
+        )

@@ -4,30 +4,41 @@ Every op has a float32 specification of the same name in :mod:`alorakit.kernels.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from alorakit.kernels import torch_ops
+from alorakit.kernels.attention_types import AttentionPlan, AttentionSpan, BlockSpan, Runs, SharedSpan
+from alorakit.kernels.torch_attention import TorchPagedAttention
+
+__all__ = [
+    "AttentionPlan",
+    "AttentionSpan",
+    "BlockSpan",
+    "PagedAttention",
+    "Runs",
+    "SharedSpan",
+    "attention",
+    "can_pack",
+    "kv_write",
+    "linear_packed",
+    "lora_delta",
+    "pack_weight",
+    "paged_attention",
+    "rms_norm",
+    "rope",
+    "silu_mul",
+]
 
 
-@dataclass(frozen=True)
-class AttentionSpan:
-    """A few rows of one sequence and the keys they attend to.
+class PagedAttention(Protocol):
+    """What :func:`paged_attention` returns."""
 
-    Attributes:
-        start: First row of the span in the batch.
-        end: One past its last row.
-        runs: KV slots in position order, as (first, one past last) pairs of consecutive slots.
-        mask: Additive [group * rows, kv_len] in the compute dtype, group = num_heads / num_kv_heads, rows
-            repeated for each head of a group; None when every row sees every key.
-    """
-
-    start: int
-    end: int
-    runs: tuple[tuple[int, int], ...]
-    mask: Tensor | None
+    def __call__(self, layer: int, q: Tensor) -> Tensor:
+        """Attend in layer ``layer`` with ``q`` [rows, num_heads, head_dim] -> [rows, num_heads * head_dim]."""
+        ...
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -75,43 +86,32 @@ def lora_delta(out: Tensor, x: Tensor, a: Tensor, b: Tensor) -> None:
     torch_ops.lora_delta(out, x, a, b)
 
 
-def kv_write(cache: Tensor, values: Tensor, writes: Sequence[tuple[int, int, int]]) -> None:
-    """Write new keys (or values) into their slots of the paged cache, in place.
+def kv_write(cache: Tensor, k: Tensor, v: Tensor, slots: Tensor, runs: Sequence[tuple[int, int]]) -> None:
+    """Write new keys and values into their slots of one layer's paged cache, in place.
 
     Args:
-        cache: [num_kv_heads, num_slots, head_dim], modified in place.
-        values: [rows, num_kv_heads, head_dim].
-        writes: (first row, one past last row, first slot); rows of one entry fill consecutive slots.
+        cache: [2, num_kv_heads, num_slots, head_dim], modified in place; keys, then values.
+        k: [rows, num_kv_heads, head_dim].
+        v: Like ``k``.
+        slots: int64 [rows].
+        runs: The same slots in row order, as (first, one past last) pairs of consecutive slots.
     """
-    torch_ops.kv_write(cache, values, writes)
+    torch_ops.kv_write(cache, k, v, slots, runs)
 
 
-def paged_attention(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, spans: Sequence[AttentionSpan], scale: float
-) -> Tensor:
-    """Softmax attention of each span's rows over its sequence's slots of the paged cache.
+def paged_attention(cache: Tensor, plan: AttentionPlan, scale: float) -> PagedAttention:
+    """Prepare a step's softmax attention over the paged cache; what all layers have in common is done here, once.
 
     Args:
-        q: [rows, num_heads, head_dim]; the spans cover every row once, in order.
-        k_cache: [num_kv_heads, num_slots, head_dim].
-        v_cache: Like ``k_cache``.
-        spans: See :class:`AttentionSpan`.
+        cache: [layers, 2, num_kv_heads, num_slots, head_dim]; keys, then values.
+        plan: Which rows attend to which slots.
         scale: Multiplies the scores (``head_dim ** -0.5`` for most models).
 
     Returns:
-        [rows, num_heads * head_dim].
+        A function of the layer's index and ``q`` [rows, num_heads, head_dim] that returns
+        [rows, num_heads * head_dim]. The rows' own keys and values must be in the cache by then.
     """
-    parts = [
-        torch_ops.attend(
-            q[span.start : span.end],
-            torch_ops.gather(k_cache, span.runs),
-            torch_ops.gather(v_cache, span.runs),
-            span.mask,
-            scale,
-        )
-        for span in spans
-    ]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    return TorchPagedAttention(cache, plan, scale)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
@@ -121,7 +121,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float
         q: [rows, num_heads, head_dim].
         k: [num_kv_heads, kv_len, head_dim].
         v: Like ``k``.
-        mask: Additive [group * rows, kv_len] as in :class:`AttentionSpan`, or None.
+        mask: Additive [group * rows, kv_len] in the compute dtype, group = num_heads / num_kv_heads, rows repeated for
+            each head of a group; None when every row sees every key.
         scale: Multiplies the scores.
 
     Returns:

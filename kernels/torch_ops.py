@@ -12,6 +12,8 @@ from torch import Tensor
 # Up to this many rows a LoRA's two thin products run in float32: bfloat16 ones go through oneDNN, whose call costs
 # more than the product. 30 layers, one row, 2 cores: 1.4 ms against 2.5.
 FEW_ROWS = 16
+# Up to this many runs of slots are written by slice; an indexed copy costs as much as two or three of those.
+FEW_RUNS = 3
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -38,17 +40,17 @@ def lora_delta(out: Tensor, x: Tensor, a: Tensor, b: Tensor) -> None:
         out.addmm_(F.linear(x, a.to(x.dtype)), b.to(x.dtype))
 
 
-def kv_write(cache: Tensor, values: Tensor, writes: Sequence[tuple[int, int, int]]) -> None:
+def kv_write(cache: Tensor, k: Tensor, v: Tensor, slots: Tensor, runs: Sequence[tuple[int, int]]) -> None:
     """See :func:`alorakit.kernels.ops.kv_write`."""
-    for start, end, slot in writes:
-        cache[:, slot : slot + end - start] = values[start:end].transpose(0, 1)
-
-
-def gather(cache: Tensor, runs: Sequence[tuple[int, int]]) -> Tensor:
-    """Slots of ``cache`` [heads, slots, head_dim] in ``runs`` order; a view when there is one run."""
-    if len(runs) == 1:
-        return cache[:, runs[0][0] : runs[0][1]]
-    return torch.cat([cache[:, start:end] for start, end in runs], dim=1)
+    if len(runs) > FEW_RUNS:
+        cache[0].index_copy_(1, slots, k.transpose(0, 1))
+        cache[1].index_copy_(1, slots, v.transpose(0, 1))
+        return
+    row = 0
+    for start, end in runs:
+        cache[0, :, start:end] = k[row : row + end - start].transpose(0, 1)
+        cache[1, :, start:end] = v[row : row + end - start].transpose(0, 1)
+        row += end - start
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:

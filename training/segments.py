@@ -55,7 +55,8 @@ class Segment:
         rows = range(self.num_kept, self.num_kept + self.num_rows)
         starts = [end + start for start in self.branches.starts]
         trunk = end if starts else None
-        return additive_mask(rows, rows.stop, group, dtype, device, trunk=trunk, starts=starts, window=window)
+        mask = additive_mask(rows, 0, dtype, device, trunk=trunk, starts=starts, window=window)
+        return None if mask is None else mask.repeat(group, 1)
 
 
 class SegmentAttention:

@@ -70,7 +70,8 @@ def test_packed_linear(shape):
 
 
 def cache_of(kv_heads, blocks, size, dim, dtype):
-    return torch.randn(kv_heads, blocks * size, dim).to(dtype), torch.randn(kv_heads, blocks * size, dim).to(dtype)
+    """Two layers' paged cache."""
+    return torch.randn(2, 2, kv_heads, blocks * size, dim).to(dtype)
 
 
 @DTYPES
@@ -80,31 +81,33 @@ def cache_of(kv_heads, blocks, size, dim, dtype):
 def test_paged_attention(heads, kv_heads, dim, rows, kv_len, window, dtype):
     size = 16
     blocks = [5, 6, 2, 9, 10, 11, 0, 1, 7][: -(-kv_len // size)]
-    k_cache, v_cache = cache_of(kv_heads, 12, size, dim, dtype)
+    cache = cache_of(kv_heads, 12, size, dim, dtype)
     q = torch.randn(rows, heads, dim).to(dtype)
     span = range(kv_len - rows, kv_len)
-    mask = additive_mask(span, kv_len, heads // kv_heads, dtype, q.device, window=window)
-    runs = slot_runs(blocks, size, 0, kv_len)
-    got = ops.paged_attention(q, k_cache, v_cache, [ops.AttentionSpan(0, rows, runs, mask)], dim**-0.5)
-    distance = torch.tensor(span)[:, None] - torch.arange(kv_len)
+    first = 0 if window is None else max(0, span.start - window + 1)
+    mask = additive_mask(span, first, dtype, q.device, window=window)
+    runs = slot_runs(blocks, size, first, kv_len)
+    attend = ops.paged_attention(cache, ops.AttentionPlan(rows, [ops.AttentionSpan(0, rows, runs, mask)]), dim**-0.5)
+    distance = torch.tensor(span)[:, None] - torch.arange(first, kv_len)
     visible = (distance >= 0) & (distance < (window or kv_len))
     slots = [slot for start, end in runs for slot in range(start, end)]
-    close(got, reference.paged_attention(q, k_cache, v_cache, slots, visible, dim**-0.5), dtype)
+    for layer, (k_cache, v_cache) in enumerate(cache):
+        want = reference.paged_attention(q, k_cache, v_cache, slots, visible, dim**-0.5)
+        close(attend(layer, q), want, dtype)
 
 
 @DTYPES
-def test_kv_write_then_read(dtype):
-    cache = torch.zeros(2, 64, 8, dtype=dtype)
-    values = torch.randn(21, 2, 8).to(dtype)
-    runs = slot_runs([2, 0, 1], 16, 5, 26)
-    writes, row = [], 0
-    for start, end in runs:
-        writes.append((row, row + end - start, start))
-        row += end - start
-    ops.kv_write(cache, values, writes)
-    slots = [slot for start, end in runs for slot in range(start, end)]
-    assert torch.equal(cache[:, slots], values.transpose(0, 1))
-    assert cache.count_nonzero() == values.count_nonzero()
+@pytest.mark.parametrize("blocks", [[2, 0, 1], [0, 1, 2], [5, 1, 3, 0]], ids=str)
+def test_kv_write_then_read(blocks, dtype):
+    size, end = 8, 8 * len(blocks) - 3
+    cache = torch.zeros(2, 2, 64, 8, dtype=dtype)
+    k, v = torch.randn(2, end - 5, 2, 8).to(dtype)
+    runs = slot_runs(blocks, size, 5, end)
+    slots = [slot for start, stop in runs for slot in range(start, stop)]
+    ops.kv_write(cache, k, v, torch.tensor(slots), runs)
+    assert torch.equal(cache[0][:, slots], k.transpose(0, 1))
+    assert torch.equal(cache[1][:, slots], v.transpose(0, 1))
+    assert cache.count_nonzero() == k.count_nonzero() + v.count_nonzero()
 
 
 @pytest.mark.parametrize("window", [None, 4])
@@ -115,7 +118,7 @@ def test_branches_see_the_trunk_and_themselves(window):
     assert branches.targets == (((-1, 7),), ((-1, 8), (0, 9), (1, 10)), ((-1, 8), (2, 11)))
     trunk = 5
     starts = [trunk + s for s in branches.starts]
-    mask = additive_mask(range(3, 8), 8, 1, torch.float32, torch.device("cpu"), trunk, starts, window)
+    mask = additive_mask(range(3, 8), 0, torch.float32, torch.device("cpu"), trunk, starts, window)
     seen = [[j for j in range(8) if row[j] == 0] for row in mask]
     # Positions of the kv indices 0 … 7: 0 1 2 3 4, then 5 6 (first branch with rows) and 5 (second).
     assert seen == (
