@@ -25,6 +25,7 @@ class EngineConfig:
         memory_fraction: Share of the free memory that the KV cache may take when ``cache_blocks`` is None.
         max_num_seqs: Most sequences in one forward pass.
         max_num_batched_tokens: Most tokens in one forward pass; longer prompts are prefilled in chunks.
+        max_waiting: Most sequences that an AsyncEngine lets wait; beyond it requests get an EngineBusyError.
         max_model_len: Longest sequence (prompt and completion) in tokens; None: the model's own limit.
         on_missing_invocation: What to do when an aLoRA's invocation is not in the prompt: ``"error"``,
             ``"append"`` (add it at the end) or ``"base"`` (answer with the base model, as PEFT does silently).
@@ -45,7 +46,9 @@ class EngineConfig:
     memory_fraction: float = 0.25
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 1024
+    max_waiting: int = 4096
     max_model_len: int | None = None
+    max_adapters: int = 16
     on_missing_invocation: Literal["error", "append", "base"] = "error"
     max_draft_tokens: int = 8
     num_threads: int | None = None
@@ -57,7 +60,7 @@ class EngineConfig:
         _one_of("dtype", self.dtype, DTYPES)
         _one_of("device", str(self.device).split(":")[0], DEVICES)
         _one_of("on_missing_invocation", self.on_missing_invocation, MISSING_INVOCATION)
-        for name in ("block_size", "max_num_seqs", "max_num_batched_tokens"):
+        for name in ("block_size", "max_num_seqs", "max_num_batched_tokens", "max_waiting"):
             _positive(name, getattr(self, name))
         limit = 4 * (os.cpu_count() or 1)
         if self.num_threads is not None and (type(self.num_threads) is not int or self.num_threads > limit):

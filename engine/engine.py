@@ -3,18 +3,18 @@
 import time
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
-from itertools import count
 from pathlib import Path
 from types import TracebackType
 
 from alorakit.engine.adapter_slots import AdapterSlots
 from alorakit.engine.adapters import AdapterInfo
-from alorakit.engine.admission import Admission, Prompt, as_prompts, per_prompt
+from alorakit.engine.admission import Admission, Prompt
 from alorakit.engine.attention import KVCache, derive_blocks
 from alorakit.engine.block_tree import BlockTree
 from alorakit.engine.config import EngineConfig
 from alorakit.engine.counters import Counters
 from alorakit.engine.errors import ClosedError, RequestError, RequestNotFoundError
+from alorakit.engine.intake import Intake
 from alorakit.engine.loading import load_model
 from alorakit.engine.loop import Loop
 from alorakit.engine.model import Decoder
@@ -23,12 +23,10 @@ from alorakit.engine.request import RequestOutput, SamplingParams, ScoreResult, 
 from alorakit.engine.runner import Runner
 from alorakit.engine.sampler import Sampler
 from alorakit.engine.scheduler import Scheduler
-from alorakit.engine.scoring import combine, plan_candidates
+from alorakit.engine.scoring import combine
 from alorakit.engine.sequence import Sequence, Status
 from alorakit.engine.stats import EngineStats
 from alorakit.engine.tokenizer import Tokenizer
-
-MAX_PRIORITY = 1000
 
 
 class Engine:
@@ -40,6 +38,9 @@ class Engine:
         tokenizer: The model's tokenizer.
         model_name: Hub id or folder it was made from.
         model_path: Folder of the model.
+        intake: Makes sequences of a call's arguments.
+        scheduler: Owns the queues and the blocks.
+        loop: Steps. These three are for :class:`~alorakit.AsyncEngine`.
     """
 
     def __init__(self, config: EngineConfig, model: Decoder, tokenizer: Tokenizer, name: str, path: Path) -> None:
@@ -52,15 +53,15 @@ class Engine:
         cache = KVCache(model.config, blocks, config.block_size, model.dtype, model.device)
         self._runner = Runner(model, cache)
         self._counters = Counters()
-        self._scheduler = Scheduler(config, self._tree, AdapterSlots(), self._counters)
+        self.scheduler = Scheduler(config, self._tree, AdapterSlots(), self._counters)
         eos = {*model.config.eos_token_ids, tokenizer.eos_token_id}
         eos_ids = frozenset(i for i in eos if i is not None and 0 <= i < model.config.vocab_size)
-        self._loop = Loop(self._scheduler, self._runner, Sampler(eos_ids), self._counters, eos_ids)
+        self.loop = Loop(self.scheduler, self._runner, Sampler(eos_ids), self._counters, eos_ids)
         capacity = blocks * config.block_size
-        self._admission = Admission(config, tokenizer, model.config.vocab_size, self._max_model_len, capacity)
+        admission = Admission(config, tokenizer, model.config.vocab_size, self._max_model_len, capacity)
         self._registry = AdapterRegistry(model, {name, *known_names(path)})
+        self.intake = Intake(admission, self._registry)
         self._requests: dict[int, list[Sequence]] = {}
-        self._request_ids = count(1)
         self._closed = False
 
     @classmethod
@@ -107,7 +108,7 @@ class Engine:
         Raises:
             AdapterError: The name is taken, or the folder cannot be loaded; nothing is registered then.
         """
-        self._check_open()
+        self.check_open()
         return self._registry.add(name, path, replace, layout)
 
     def remove_adapter(self, name: str) -> None:
@@ -140,17 +141,9 @@ class Engine:
             RequestError: A prompt, parameter or adapter is not usable; then no prompt of the call is run.
             NumericsError: The model or an adapter computed values that are not finite.
         """
-        self._check_open()
-        items = as_prompts(prompts)
-        given = sampling if sampling is not None else SamplingParams()
-        params = per_prompt("sampling", given, len(items), SamplingParams)
-        names = per_prompt("adapter", adapter, len(items), str | None)
-        sequences = [
-            sequence
-            for index, (item, param, name) in enumerate(zip(items, params, names, strict=True))
-            for sequence in self._admission.samples(item, param, self._registry.get(name), index)
-        ]
-        self._loop.run(sequences)
+        self.check_open()
+        sequences = self.intake.requests(prompts, sampling, adapter)
+        self.loop.run(sequences)
         return [sequence.to_output() for sequence in sequences]
 
     def add_request(
@@ -174,12 +167,12 @@ class Engine:
         Raises:
             RequestError: As :meth:`generate`.
         """
-        self._check_open()
-        sequences = self.prepare(prompt, sampling, adapter, priority)
+        self.check_open()
+        sequences = self.intake.requests([prompt], sampling, adapter, priority)
         request_id = sequences[0].request_id
         self._requests[request_id] = sequences
         for sequence in sequences:
-            self._scheduler.add(sequence)
+            self.scheduler.add(sequence)
         return request_id
 
     def step(self) -> list[RequestOutput]:
@@ -193,10 +186,10 @@ class Engine:
             ClosedError: The engine is closed, and all outputs have been returned.
         """
         if not self._closed:
-            self._loop.advance()
+            self.loop.advance()
         ended = [i for i, group in self._requests.items() if all(s.status is Status.FINISHED for s in group)]
         if self._closed and not ended:
-            self._check_open()
+            self.check_open()
         return [sequence.to_output() for request_id in ended for sequence in self._requests.pop(request_id)]
 
     def abort(self, request_id: int) -> None:
@@ -208,7 +201,7 @@ class Engine:
         if request_id not in self._requests:
             raise RequestNotFoundError(f"no unfinished request {request_id!r}; give what add_request returned")
         for sequence in self._requests[request_id]:
-            self._loop.abort(sequence)
+            self.loop.abort(sequence)
 
     @property
     def has_unfinished(self) -> bool:
@@ -226,11 +219,11 @@ class Engine:
         Raises:
             RequestError: As :meth:`generate`; raised at the call, not at the first chunk.
         """
-        self._check_open()
-        sequence, *more = self.prepare(prompt, sampling, adapter)
+        self.check_open()
+        sequence, *more = self.intake.requests([prompt], sampling, adapter)
         if more:
             raise RequestError(f"n={len(more) + 1} cannot be streamed; use n=1, or generate")
-        return self._loop.stream(sequence)
+        return self.loop.stream(sequence)
 
     def score(self, prompt: Prompt, candidates: Seq[str], adapter: str | None = None, end: bool = True) -> ScoreResult:
         """How likely each candidate is to follow the prompt: one batched pass, nothing decoded.
@@ -247,50 +240,31 @@ class Engine:
         Raises:
             RequestError: No candidates, an empty one with ``end=False``, or one that is too long.
         """
-        self._check_open()
+        self.check_open()
         started = time.perf_counter()
-        tokens, weights = self._admission.tokenize(prompt), self._registry.get(adapter)
-        groups = plan_candidates(self._admission, candidates, end, self._admission.branch_budget(tokens, weights))
-        sequences = [self._admission.sequence(tokens, SamplingParams(), weights, g.branches) for g in groups]
-        self._loop.run(sequences)
+        groups, sequences = self.intake.scores(prompt, candidates, adapter, end)
+        self.loop.run(sequences)
         return combine(groups, sequences, started)
 
     def stats(self) -> EngineStats:
         """Counters since the engine was made, and what its cache holds now."""
-        return EngineStats.collect(self._counters, self._scheduler, self._registry, self.tokenizer)
+        return EngineStats.collect(self._counters, self.scheduler, self._registry, self.tokenizer)
 
     def check_integrity(self) -> None:
         """Prove that every KV block is free, cached or held by one running request (AssertionError if not)."""
-        self._scheduler.check_integrity()
+        self.scheduler.check_integrity()
 
     def close(self) -> None:
         """End every request (``finish_reason="abort"``) and let go of model, cache and adapters; may be repeated."""
         if self._closed:
             return
         self._closed = True
-        for sequence in [*self._scheduler.running, *self._scheduler.waiting]:
-            self._scheduler.end(sequence, "abort")
+        for sequence in [*self.scheduler.running, *self.scheduler.waiting]:
+            self.scheduler.end(sequence, "abort")
         self._registry.clear()
         self._runner.free()
 
-    def prepare(
-        self, prompt: Prompt, sampling: SamplingParams | None, adapter: str | None, priority: int = 0
-    ) -> list[Sequence]:
-        """Sequences of one request, validated and not yet queued; touches nothing that a step touches.
-
-        Raises:
-            RequestError: As :meth:`generate`.
-        """
-        given = sampling if sampling is not None else SamplingParams()
-        [params] = per_prompt("sampling", given, 1, SamplingParams)
-        if not isinstance(priority, int) or isinstance(priority, bool) or abs(priority) > MAX_PRIORITY:
-            raise RequestError(f"priority={priority!r} must be an integer from -{MAX_PRIORITY} to {MAX_PRIORITY}")
-        sequences = self._admission.samples(prompt, params, self._registry.get(adapter))
-        request_id = next(self._request_ids)
-        for sequence in sequences:
-            sequence.priority, sequence.request_id = priority, request_id
-        return sequences
-
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """ClosedError if :meth:`close` was called."""
         if self._closed:
             raise ClosedError("the engine is closed; make another with Engine.from_pretrained")

@@ -17,7 +17,7 @@ from alorakit.engine.sequence import Sequence, Status
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def as_step_error(cause: Exception) -> AlorakitError:
+def as_step_error(cause: BaseException) -> AlorakitError:
     """What a request that an exception hit ends with: the exception itself if it is alorakit's own, else its cause."""
     if isinstance(cause, AlorakitError):
         return cause

@@ -52,6 +52,11 @@ class Scheduler:
         self._least_shared = config.block_size // 8
         self._arrivals = count()
 
+    @property
+    def has_work(self) -> bool:
+        """Whether any sequence runs or waits."""
+        return bool(self.running or self.waiting)
+
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence that is known to fit."""
         turn = self._counters.steps + STEPS_PER_PRIORITY * sequence.priority

@@ -8,6 +8,7 @@ import alorakit
 
 PUBLIC = {
     "AlorakitError",
+    "AsyncEngine",
     "ChatContext",
     "CustomIntrinsicAdapter",
     "Engine",

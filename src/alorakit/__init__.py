@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from alorakit.bindings.session import ChatContext, CustomIntrinsicAdapter, EngineBackend, MelleaSession, check, req
+    from alorakit.engine.async_engine import AsyncEngine
     from alorakit.engine.config import EngineConfig
     from alorakit.engine.engine import Engine
     from alorakit.engine.errors import AlorakitError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AlorakitError",
+    "AsyncEngine",
     "ChatContext",
     "CustomIntrinsicAdapter",
     "Engine",
@@ -32,6 +34,7 @@ __all__ = [
 
 _HOMES = {
     "AlorakitError": "alorakit.engine.errors",
+    "AsyncEngine": "alorakit.engine.async_engine",
     "ChatContext": "alorakit.bindings.session",
     "CustomIntrinsicAdapter": "alorakit.bindings.session",
     "Engine": "alorakit.engine.engine",

@@ -62,9 +62,9 @@ def test_wrong_drafts_change_nothing(engines, monkeypatch, params):
     digest = engine.adapters["a"].digest
     for ids in want:
         wrong = [t if i % 4 else (t + 1) % 300 for i, t in enumerate(ids, start=1)]
-        engine._scheduler.answers.add(digest, wrong)
-        engine._scheduler.answers.add(digest, wrong)
-    monkeypatch.setattr(engine._scheduler.answers, "add", lambda digest, answer: None)
+        engine.scheduler.answers.add(digest, wrong)
+        engine.scheduler.answers.add(digest, wrong)
+    monkeypatch.setattr(engine.scheduler.answers, "add", lambda digest, answer: None)
     passes = count_passes(engine, monkeypatch)
     for _ in range(2):
         assert [o.token_ids for o in engine.generate(prompts, params, adapter="a")] == want

@@ -2,6 +2,7 @@
 
 import pytest
 
+from alorakit.engine.errors import StepError
 from alorakit.engine.request import SamplingParams
 
 from .test_parity import prompt_with
@@ -129,8 +130,9 @@ def test_scores_split_over_passes_are_the_same(tiny_engine):
 def test_an_error_in_a_step_frees_the_requests_it_hit(tiny_engine, monkeypatch):
     engine = tiny_engine()
     monkeypatch.setattr(engine._runner, "run", lambda batch: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(StepError, match="ZeroDivisionError") as caught:
         engine.generate(PROMPT)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
     engine.check_integrity()
     monkeypatch.undo()
     assert len(engine.generate(PROMPT, greedy(max_tokens=4))[0].token_ids) == 4

@@ -1,0 +1,249 @@
+"""The engine for concurrent callers: one thread steps, any number of coroutines await."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from alorakit.engine.adapters import AdapterInfo
+from alorakit.engine.admission import Prompt
+from alorakit.engine.engine import Engine
+from alorakit.engine.errors import ClosedError, ConfigError, EngineBusyError, RequestError
+from alorakit.engine.request import RequestOutput, SamplingParams, ScoreResult, StreamChunk
+from alorakit.engine.scoring import combine
+from alorakit.engine.sequence import Sequence
+from alorakit.engine.stats import EngineStats
+from alorakit.engine.stepper import Stepper
+from alorakit.engine.ticket import Ticket
+
+T = TypeVar("T")
+
+
+class AsyncEngine:
+    """Serves concurrent requests on one :class:`~alorakit.Engine`, which must not be used besides.
+
+    Use it as an async context manager, or call :meth:`close`. Cancelling whatever awaits an answer (or leaving an
+    ``async for``) gives the request up: its blocks are free before the next step.
+
+    Attributes:
+        config, model_config, tokenizer, model_name: The engine's.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        """Start stepping ``engine``; :meth:`close` closes it too.
+
+        Raises:
+            ConfigError: ``engine`` is no Engine.
+            ClosedError: It is closed.
+        """
+        if not isinstance(engine, Engine):
+            raise ConfigError(f"engine={engine!r:.80} is no Engine; use AsyncEngine.from_pretrained(model)")
+        engine.check_open()
+        self.config, self.model_config = engine.config, engine.model_config
+        self.tokenizer, self.model_name = engine.tokenizer, engine.model_name
+        self._engine = engine
+        self._loaders: list[threading.Thread] = []
+        self._stepper = Stepper(engine.scheduler, engine.loop, engine.config.max_waiting)
+
+    @classmethod
+    def from_pretrained(cls, model: str | Path, **config: object) -> "AsyncEngine":
+        """Load a model; arguments and errors are those of :meth:`Engine.from_pretrained`."""
+        return cls(Engine.from_pretrained(model, **config))
+
+    async def __aenter__(self) -> "AsyncEngine":
+        """Use as an async context manager; :meth:`close` is called at the end."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the engine."""
+        await self.close()
+
+    async def generate(
+        self,
+        prompts: Prompt | Seq[Prompt],
+        sampling: SamplingParams | Seq[SamplingParams] | None = None,
+        adapter: str | Seq[str | None] | None = None,
+        priority: int = 0,
+    ) -> list[RequestOutput]:
+        """Answer prompts; arguments and result are those of :meth:`Engine.generate`.
+
+        Args:
+            prompts: A text, a list of token ids, or a list of either.
+            sampling: One for all, or one per prompt; None: greedy, 16 tokens.
+            adapter: One for all, or one per prompt; None is the base model.
+            priority: Lower goes first; equal ones in the order they came.
+
+        Raises:
+            RequestError: A prompt or parameter is not usable; nothing is run then.
+            EngineBusyError: Too many requests wait already (``EngineConfig.max_waiting``), or the engine drains.
+            StepError: The step that the request was in failed; its cause is the exception.
+            ClosedError: The engine is closed.
+        """
+        sequences = self._open().intake.requests(prompts, sampling, adapter, priority)
+        await self._answered(sequences)
+        return [sequence.to_output() for sequence in sequences]
+
+    def stream(
+        self, prompt: Prompt, sampling: SamplingParams | None = None, adapter: str | None = None, priority: int = 0
+    ) -> "AsyncStream":
+        """Answer one prompt piece by piece: ``async for chunk in engine.stream(prompt)``.
+
+        Raises:
+            RequestError: As :meth:`generate`, at the call; the other errors come with the first chunk or later.
+        """
+        sequence, *more = self._open().intake.requests([prompt], sampling, adapter, priority)
+        if more:
+            raise RequestError(f"n={len(more) + 1} cannot be streamed; use n=1, or generate")
+        return AsyncStream(self._stepper, sequence)
+
+    async def score(
+        self, prompt: Prompt, candidates: Seq[str], adapter: str | None = None, end: bool = True, priority: int = 0
+    ) -> ScoreResult:
+        """Score candidates; arguments, result and errors are those of :meth:`Engine.score` and :meth:`generate`."""
+        started = time.perf_counter()
+        groups, sequences = self._open().intake.scores(prompt, candidates, adapter, end, priority)
+        await self._answered(sequences)
+        for sequence in sequences:
+            if sequence.finish_reason == "abort":
+                raise ClosedError("the engine was closed before the candidates were scored")
+        return combine(groups, sequences, started)
+
+    async def add_adapter(
+        self, name: str, path: str | Path, replace: bool = False, layout: str | None = None
+    ) -> AdapterInfo:
+        """Register an adapter folder while requests run; see :meth:`Engine.add_adapter`."""
+        engine = self._open()
+        return await self._in_thread(lambda: engine.add_adapter(name, path, replace, layout))
+
+    async def remove_adapter(self, name: str) -> None:
+        """Forget an adapter; requests already admitted keep it. See :meth:`Engine.remove_adapter`."""
+        self._open().remove_adapter(name)
+
+    @property
+    def adapters(self) -> dict[str, AdapterInfo]:
+        """Registered adapters by name."""
+        return self._engine.adapters
+
+    def stats(self) -> EngineStats:
+        """Counters since the engine was made, and what its cache holds now."""
+        return self._engine.stats()
+
+    async def drain(self) -> None:
+        """Wait until every request has its answer; those that come meanwhile get an EngineBusyError."""
+        self._open()
+        await self._stepper.drain()
+
+    async def close(self) -> None:
+        """End every request (``finish_reason="abort"``), stop the thread and close the engine; may be repeated."""
+        await self._stepper.stop()
+        for thread in self._loaders:
+            thread.join()
+        self._engine.close()
+
+    def check_integrity(self) -> None:
+        """As :meth:`Engine.check_integrity`; only while nothing runs (after :meth:`drain`)."""
+        self._engine.check_integrity()
+
+    def _open(self) -> Engine:
+        if self._stepper.stopped:
+            raise ClosedError("the engine is closed; make another with AsyncEngine.from_pretrained")
+        return self._engine
+
+    async def _answered(self, sequences: list[Sequence]) -> None:
+        """Run sequences to their end; whatever happens to the caller, none is left behind."""
+        if not sequences:
+            return
+        ticket = Ticket(sequences)
+        self._stepper.submit(ticket)
+        try:
+            await ticket.done
+        finally:
+            self._stepper.give_up(ticket)
+        for sequence in sequences:
+            if sequence.error is not None:
+                raise sequence.error
+
+    def _in_thread(self, function: Callable[[], T]) -> "asyncio.Future[T]":
+        """Run a function in a thread of its own; :meth:`close` waits for it."""
+        event_loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = event_loop.create_future()
+
+        def run() -> None:
+            try:
+                result = function()
+            except BaseException as exc:
+                event_loop.call_soon_threadsafe(_settle, future, None, exc)
+            else:
+                event_loop.call_soon_threadsafe(_settle, future, result, None)
+
+        thread = threading.Thread(target=run, name="alorakit-load", daemon=True)
+        self._loaders = [t for t in self._loaders if t.is_alive()] + [thread]
+        thread.start()
+        return future
+
+
+class AsyncStream:
+    """The chunks of one request; what :meth:`AsyncEngine.stream` returns.
+
+    The request is queued when the first chunk is asked for. It is given up when asking is cancelled, by
+    :meth:`aclose`, and when nobody holds the stream any more (as after ``break``).
+    """
+
+    def __init__(self, stepper: Stepper, sequence: Sequence) -> None:
+        """A stream of ``sequence``, which is not queued yet."""
+        self._stepper, self._sequence = stepper, sequence
+        self._ticket: Ticket | None = None
+        self._ended = False
+
+    def __aiter__(self) -> "AsyncStream":
+        """The stream itself."""
+        return self
+
+    async def __anext__(self) -> StreamChunk:
+        """The next chunk; the last one carries ``finish_reason`` and ``output``.
+
+        Raises:
+            EngineBusyError, StepError, NumericsError, ClosedError: See :meth:`AsyncEngine.generate`.
+        """
+        if self._ended:
+            raise StopAsyncIteration
+        try:
+            if self._ticket is None:
+                ticket = Ticket([self._sequence], streams=True)
+                self._stepper.submit(ticket)
+                self._ticket = ticket
+            chunk = await self._ticket.chunks.get()
+        except BaseException:
+            await self.aclose()
+            raise
+        self._ended = chunk.finish_reason is not None
+        if self._ended and self._sequence.error is not None:
+            raise self._sequence.error
+        return chunk
+
+    async def aclose(self) -> None:
+        """Give the request up, if it has not ended."""
+        self._give_up()
+
+    def __del__(self) -> None:
+        self._give_up()
+
+    def _give_up(self) -> None:
+        if self._ticket is not None and not self._ended:
+            self._stepper.give_up(self._ticket)
+        self._ended = True
+
+
+def _settle(future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(result)
