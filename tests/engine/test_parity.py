@@ -139,9 +139,10 @@ def test_smollm_equals_peft(rank, targets, smollm_path, make_adapter):
                 assert_same(output, *reference_generate(peer, prompt), 5e-3)
 
 
-def test_score_equals_full_passes(tiny_models, tiny_engine, make_adapter):
-    base = tiny_models["qwen2-window"]
-    engine = tiny_engine("qwen2-window", block_size=8)
+@pytest.mark.parametrize("family", ["qwen2-window", "qwen3-yarn", "mistral"])
+def test_score_equals_full_passes(family, tiny_models, tiny_engine, make_adapter):
+    base = tiny_models[family]
+    engine = tiny_engine(family, block_size=8)
     path = make_adapter(base, seed=2)
     engine.add_adapter("a", path)
     peer = reference(base, path)
