@@ -24,6 +24,7 @@ class _Family:
         kv_heads: Default of ``num_key_value_heads``; None: as many as heads.
         head_dim: Default of ``head_dim``; None: ``hidden_size / num_attention_heads``.
         window: Default of ``sliding_window``; None: the family has no windows.
+        biases: Which of ``attention_bias`` and ``mlp_bias`` it reads.
     """
 
     model_type: str
@@ -31,16 +32,18 @@ class _Family:
     kv_heads: int | None = None
     head_dim: int | None = None
     window: int | None = None
+    biases: tuple[str, ...] = ()
 
 
+_BIASES = ("attention_bias", "mlp_bias")
 _FAMILIES = {
-    "LlamaForCausalLM": _Family("llama"),
-    "Qwen2ForCausalLM": _Family("qwen2", 32768, 32, None, 4096),
-    "Qwen3ForCausalLM": _Family("qwen3", 32768, 32, 128, 4096),
-    "MistralForCausalLM": _Family("mistral", 131072, 8, None, 4096),
+    "LlamaForCausalLM": _Family("llama", biases=_BIASES),
+    "Qwen2ForCausalLM": _Family("qwen2", 32768, kv_heads=32, window=4096),
+    "Qwen3ForCausalLM": _Family("qwen3", 32768, kv_heads=32, head_dim=128, window=4096, biases=_BIASES[:1]),
+    "MistralForCausalLM": _Family("mistral", 131072, kv_heads=8, window=4096),
     # What transformers makes of a Mistral whose layers differ.
-    "MinistralForCausalLM": _Family("ministral", 131072, 8, None, 4096),
-    "GraniteForCausalLM": _Family("granite"),
+    "MinistralForCausalLM": _Family("ministral", 131072, kv_heads=8, window=4096),
+    "GraniteForCausalLM": _Family("granite", biases=_BIASES),
 }
 SUPPORTED = tuple(_FAMILIES)
 # Keys that transformers honours for every architecture, and the values that leave the mathematics as they are here.
@@ -128,8 +131,7 @@ class ModelConfig:
         family = _FAMILIES[arch]
         _refuse(arch, family, raw)
         granite = family.model_type == "granite"
-        # Of the families with windows only Qwen3 reads attention_bias, and none mlp_bias.
-        bias = read_bool(raw, "attention_bias") and (family.window is None or family.model_type == "qwen3")
+        bias, mlp_bias = (read_bool(raw, key) and key in family.biases for key in _BIASES)
         layers = read_int(raw, "num_hidden_layers", high=_MAX_LAYERS)
         hidden, heads = read_int(raw, "hidden_size"), read_int(raw, "num_attention_heads", high=_MAX_HEADS)
         kv_heads = heads if raw.get("num_key_value_heads", 0) is None else family.kv_heads or heads
@@ -153,7 +155,7 @@ class ModelConfig:
             tie_word_embeddings=read_bool(raw, "tie_word_embeddings"),
             qkv_bias=bias or family.model_type == "qwen2",
             o_bias=bias,
-            mlp_bias=read_bool(raw, "mlp_bias") and family.window is None,
+            mlp_bias=mlp_bias,
             qk_norm=family.model_type == "qwen3",
             attention_scale=read_float(raw, "attention_multiplier", 1.0) if granite else head_dim**-0.5,
             embedding_multiplier=read_float(raw, "embedding_multiplier", 1.0) if granite else 1.0,

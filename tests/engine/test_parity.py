@@ -57,10 +57,21 @@ def test_ids_and_logits_equal_peft(family, rank, targets, tiny_models, tiny_engi
             assert output.activation == expected
 
 
-@pytest.mark.parametrize("config", [{}, {"max_num_batched_tokens": 24}, {"cache_blocks": 14}], ids=str)
-def test_one_batch_of_base_two_aloras_and_a_lora(config, tiny_models, tiny_engine, make_adapter):
-    base = tiny_models["llama"]
-    engine = tiny_engine("llama", **config)
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [
+        ("llama", {}),
+        ("llama", {"max_num_batched_tokens": 24}),
+        ("llama", {"cache_blocks": 14}),
+        ("llama-yarn", {"max_num_batched_tokens": 24}),
+        ("qwen3-yarn", {}),
+        ("mistral", {"max_num_batched_tokens": 24}),
+    ],
+    ids=str,
+)
+def test_one_batch_of_base_two_aloras_and_a_lora(family, config, tiny_models, tiny_engine, make_adapter):
+    base = tiny_models[family]
+    engine = tiny_engine(family, **config)
     paths = {
         None: None,
         "one": make_adapter(base, seed=1, rank=8),
