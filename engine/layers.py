@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alorakit.engine.model_config import RopeConfig
+from alorakit.engine.rope_config import RopeConfig
 from alorakit.kernels import ops
 
 
@@ -45,7 +45,29 @@ def inverse_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:
         blended = (1 - smooth) * inv / rope.factor + smooth * inv
         scaled = torch.where(wavelength > low, inv / rope.factor, inv)
         return torch.where((wavelength <= low) & (wavelength >= high), blended, scaled)
+    if rope.kind == "yarn":
+        return _yarn_frequencies(rope, head_dim)
     return inv
+
+
+def _yarn_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:
+    """Fast frequencies as they are, slow ones divided by the factor, a ramp between (Peng et al. 2023, section 3.2)."""
+
+    def dimension(turns: float) -> float:
+        """The dimension whose frequency makes that many turns over the original context."""
+        return head_dim * math.log(rope.original_max_position_embeddings / (turns * 2 * math.pi)) / log_base
+
+    log_base = 2 * math.log(rope.theta)
+    low, high = dimension(rope.beta_fast), dimension(rope.beta_slow)
+    if rope.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
+    if low == high:
+        high += 0.001  # as transformers does, against a division by zero
+    divided = ((torch.arange(head_dim // 2, dtype=torch.float32) - low) / (high - low)).clamp(0, 1)
+    kept = 1 - divided
+    powers = rope.theta ** (torch.arange(0, head_dim, 2).float() / head_dim)
+    return 1.0 / (rope.factor * powers) * (1 - kept) + 1.0 / powers * kept
 
 
 class RotaryEmbedding:
@@ -56,7 +78,7 @@ class RotaryEmbedding:
     ) -> None:
         """Compute the tables [max_positions, 1, head_dim] in float32, then round to ``dtype``."""
         angles = torch.outer(torch.arange(max_positions).float(), inverse_frequencies(rope, head_dim))
-        cos, sin = angles.cos(), angles.sin()
+        cos, sin = angles.cos() * rope.attention_factor, angles.sin() * rope.attention_factor
         self._cos = torch.cat([cos, cos], -1)[:, None].to(device, dtype)
         self._sin = torch.cat([-sin, sin], -1)[:, None].to(device, dtype)
 

@@ -1,4 +1,4 @@
-"""The one decoder: Llama, Qwen2 and dense Granite differ only by :class:`ModelConfig`.
+"""The one decoder: Llama, Mistral, Qwen and dense Granite models differ only by :class:`ModelConfig`.
 
 The same forward pass serves inference and training. Where keys and values live (paged cache, kept prefix) and
 which rows get a low-rank delta are arguments, so nothing here knows of blocks, requests or adapters.
@@ -40,10 +40,11 @@ class LoraApplier(Protocol):
 
 @dataclass
 class DecoderLayer:
-    """Weights of one layer; q/k/v and gate/up fused along the output."""
+    """Weights of one layer; q/k/v and gate/up fused along the output. ``qk_norm``: the norms of q's and k's heads."""
 
     input_norm: Tensor
     qkv: Linear
+    qk_norm: tuple[Tensor, Tensor] | None
     o: Linear
     post_norm: Tensor
     gate_up: Linear
@@ -137,10 +138,19 @@ class Decoder:
             qkv = lora(index, "qkv", h, qkv)
         heads = qkv.view(qkv.shape[0], cfg.num_heads + 2 * cfg.num_kv_heads, cfg.head_dim)
         qk, v = heads.split([cfg.num_heads + cfg.num_kv_heads, cfg.num_kv_heads], dim=1)
+        if layer.qk_norm is not None:
+            qk = self._norm_heads(qk, *layer.qk_norm)
         q, k = ops.rope(qk, cos, sin).split([cfg.num_heads, cfg.num_kv_heads], dim=1)
         a = attention(index, q, k, v)
         out = layer.o(a)
         return out if lora is None else lora(index, "o", a, out)
+
+    def _norm_heads(self, qk: Tensor, q_weight: Tensor, k_weight: Tensor) -> Tensor:
+        """Norm each head of ``qk`` [rows, num_heads + num_kv_heads, head_dim]; the weights are [head_dim]."""
+        cfg = self.config
+        q, k = qk.split([cfg.num_heads, cfg.num_kv_heads], dim=1)
+        q, k = ops.rms_norm(q, q_weight, cfg.rms_norm_eps), ops.rms_norm(k, k_weight, cfg.rms_norm_eps)
+        return torch.cat([q, k], dim=1)
 
     def _mlp(self, index: int, layer: DecoderLayer, x: Tensor, lora: LoraApplier | None) -> Tensor:
         h = ops.rms_norm(x, layer.post_norm, self.config.rms_norm_eps)

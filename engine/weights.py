@@ -49,17 +49,27 @@ def load_decoder(
 
     Raises:
         ModelNotFoundError: No safetensors in the folder.
-        WeightsError: A truncated shard, or missing, unexpected or misshapen tensors (all named in one message).
+        WeightsError: A truncated shard; missing, unexpected or misshapen tensors (all named in one message); or an
+            ``lm_head.weight`` that differs from the embedding it is said to be tied to.
     """
     shards = shard_files(Path(folder))
     # The headers tell whether the weights fit, before memory is taken for them.
     if problems := _problems(shards, _allocate(config, dtype, torch.device("meta"), 1)[1], config):
         raise WeightsError(f"{folder}: weights do not fit {config.architecture}: {'; '.join(problems)}")
     decoder, targets = _allocate(config, dtype, device, max_positions)
+    head: Tensor | None = None
     for shard in shards:
         for name, handle in _open(shard):
             if target := targets.get(name):
                 target.dest[target.start : target.start + target.rows].copy_(handle.get_tensor(name))
+            elif name == "lm_head.weight":
+                head = handle.get_tensor(name)
+    # Versions of transformers differ in which of the two they would then use.
+    if head is not None and not torch.equal(head.to(device, dtype), decoder.embedding):
+        raise WeightsError(
+            f"{folder}: lm_head.weight differs from the embedding, yet tie_word_embeddings=true; set that to false in "
+            "config.json to use lm_head.weight"
+        )
     return decoder
 
 
@@ -136,10 +146,12 @@ def _allocate(
     for i in range(cfg.num_layers):
         base, hidden, inter = f"model.layers.{i}", cfg.hidden_size, cfg.intermediate_size
         qkv = {"q_proj": cfg.q_size, "k_proj": cfg.kv_size, "v_proj": cfg.kv_size}
+        q_norm, k_norm = f"{base}.self_attn.q_norm.weight", f"{base}.self_attn.k_norm.weight"
         layers.append(
             DecoderLayer(
                 input_norm=plain(f"{base}.input_layernorm.weight", hidden),
                 qkv=fused(f"{base}.self_attn", qkv, hidden, cfg.qkv_bias),
+                qk_norm=(plain(q_norm, cfg.head_dim), plain(k_norm, cfg.head_dim)) if cfg.qk_norm else None,
                 o=fused(f"{base}.self_attn", {"o_proj": hidden}, cfg.q_size, cfg.o_bias),
                 post_norm=plain(f"{base}.post_attention_layernorm.weight", hidden),
                 gate_up=fused(f"{base}.mlp", {"gate_proj": inter, "up_proj": inter}, hidden, cfg.mlp_bias),

@@ -45,12 +45,12 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """``x / sqrt(mean(x^2) + eps) * weight`` over the last dimension (Zhang & Sennrich 2019).
 
     Args:
-        x: [rows, hidden].
-        weight: [hidden].
+        x: [rows, hidden], or [rows, heads, head_dim] to norm each head; need not be contiguous.
+        weight: [hidden] or [head_dim].
         eps: Added to the mean square.
 
     Returns:
-        [rows, hidden], dtype of ``x``.
+        The shape and dtype of ``x``.
     """
     return torch_ops.rms_norm(x, weight, eps)
 

@@ -1,45 +1,73 @@
 """Tiny random models of every family, and adapters that PEFT itself made and saved."""
 
+import copy
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from alorakit.engine.engine import Engine
 
-FAMILIES = ("llama", "llama3-rope", "linear-rope", "qwen2", "qwen2-window", "granite")
 ALL_SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 QKV = ["q_proj", "k_proj", "v_proj"]
 INVOCATION = [301, 17, 302]
 
 
-def hf_config(family: str):
-    """A Hugging Face configuration of three narrow layers; large weights, so that greedy ids differ clearly."""
-    from transformers import GraniteConfig, LlamaConfig, Qwen2Config
-
-    shape = dict(
-        vocab_size=512, hidden_size=64, intermediate_size=112, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.15, eos_token_id=2, bos_token_id=1,
-        tie_word_embeddings=family in ("llama", "granite"),
-    )  # fmt: skip
-    if family == "qwen2":
-        return Qwen2Config(**shape)
-    if family == "qwen2-window":
-        return Qwen2Config(**shape, use_sliding_window=True, sliding_window=24, max_window_layers=1)
-    if family == "granite":
-        multipliers = dict(embedding_multiplier=3.0, attention_multiplier=0.2, residual_multiplier=0.6)
-        return GraniteConfig(**shape, **multipliers, logits_scaling=2.0)
-    rope = {
-        "llama3-rope": dict(
+# Of each family what its class is named, and what differs from three narrow layers. "llama3-rope" has the rest of
+# Llama 3.2, too. Windows and original lengths are short enough that every prompt crosses them.
+WINDOW = 24
+YARN = dict(rope_type="yarn", rope_theta=1e4, factor=4.0, original_max_position_embeddings=32)
+_KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", dict(tie_word_embeddings=True)),
+    "llama3-rope": ("Llama", dict(
+        tie_word_embeddings=True, head_dim=24, rope_parameters=dict(
             rope_type="llama3", rope_theta=1e4, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
             original_max_position_embeddings=128,
         ),
-        "linear-rope": dict(rope_type="linear", rope_theta=1e4, factor=4.0),
-    }  # fmt: skip
-    bias = family == "linear-rope"
-    extra = {"rope_parameters": rope[family]} if family in rope else {}
-    return LlamaConfig(**shape, attention_bias=bias, mlp_bias=bias, **extra)
+    )),
+    "linear-rope": ("Llama", dict(
+        attention_bias=True, mlp_bias=True, rope_parameters=dict(rope_type="linear", rope_theta=1e4, factor=4.0)
+    )),
+    "llama-yarn": ("Llama", dict(rope_parameters=YARN)),
+    "qwen2": ("Qwen2", {}),
+    "qwen2-window": ("Qwen2", dict(use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1)),
+    "qwen3": ("Qwen3", dict(head_dim=16)),
+    "qwen3-yarn": ("Qwen3", dict(
+        head_dim=32, attention_bias=True, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=2,
+        rope_parameters=YARN | dict(mscale=1.5, mscale_all_dim=0.5, beta_fast=8, beta_slow=2, truncate=False),
+    )),
+    "mistral": ("Mistral", dict(head_dim=24, sliding_window=WINDOW)),
+    "mistral-layers": ("Mistral", dict(
+        sliding_window=WINDOW, layer_types=["sliding_attention", "full_attention", "sliding_attention"]
+    )),
+    "granite": ("Granite", dict(
+        tie_word_embeddings=True, embedding_multiplier=3.0, attention_multiplier=0.2, residual_multiplier=0.6,
+        logits_scaling=2.0,
+    )),
+}  # fmt: skip
+FAMILIES = tuple(_KINDS)
+WINDOWED = tuple(family for family, (_, extra) in _KINDS.items() if "sliding_window" in extra)
+
+
+def hf_config(family: str):
+    """A Hugging Face configuration of three narrow layers; large weights, so that greedy ids differ clearly."""
+    import transformers
+
+    name, extra = _KINDS[family]
+    shape = dict(
+        vocab_size=512, hidden_size=64, intermediate_size=112, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.15, eos_token_id=2, bos_token_id=1,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    return getattr(transformers, f"{name}Config")(**copy.deepcopy(shape | extra))
+
+
+def hf_json(family: str, **changes: object) -> dict[str, Any]:
+    """Contents of a family's ``config.json``, with some keys changed; ``...`` removes one."""
+    raw = hf_config(family).to_dict() | {"architectures": [f"{_KINDS[family][0]}ForCausalLM"]} | changes
+    return {key: value for key, value in raw.items() if value is not ...}
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from alorakit.engine.pretrained import resolve_model
 from alorakit.engine.tokenizer import Tokenizer
 from alorakit.engine.weights import load_decoder
 
-from .conftest import hf_config
+from .conftest import hf_json
 from .test_loading import model as model  # the fixture
 
 DEEP = "[" * 200_000
@@ -39,26 +39,21 @@ def refused(error: type[AlorakitError], match: str):
     return pytest.raises(error, match=rf"\A[^\n]*{match}[^\n]*\Z")
 
 
-def hf(family: str = "llama", **changes: object) -> dict:
-    names = {"qwen2-window": "Qwen2ForCausalLM", "granite": "GraniteForCausalLM"}
-    return hf_config(family).to_dict() | {"architectures": [names.get(family, "LlamaForCausalLM")]} | changes
-
-
 @pytest.mark.parametrize("value", ["64", 0, -1, 1.5, [1], True, 10**12], ids=str)
 @pytest.mark.parametrize("key", SIZES)
 def test_sizes(key, value):
     with refused(UnsupportedModelError, key):
-        ModelConfig.from_hf(hf(**{key: value}))
+        ModelConfig.from_hf(hf_json("llama", **{key: value}))
 
 
 @pytest.mark.parametrize("key", [key for key in SIZES if key not in ("num_key_value_heads", "head_dim")])
 def test_sizes_that_may_not_be_null(key):
     with refused(UnsupportedModelError, key):
-        ModelConfig.from_hf(hf(**{key: None}))
+        ModelConfig.from_hf(hf_json("llama", **{key: None}))
 
 
 def test_null_means_the_default_where_transformers_says_so():
-    config = ModelConfig.from_hf(hf(num_key_value_heads=None, head_dim=None, rope_parameters=None))
+    config = ModelConfig.from_hf(hf_json("llama", num_key_value_heads=None, head_dim=None, rope_parameters=None))
     assert (config.num_kv_heads, config.head_dim, config.rope.theta) == (4, 16, 1e4)
 
 
@@ -96,12 +91,12 @@ def test_null_means_the_default_where_transformers_says_so():
 )
 def test_model_values(changes, match):
     with refused(UnsupportedModelError, match):
-        ModelConfig.from_hf(hf(**changes))
+        ModelConfig.from_hf(hf_json(**{"family": "llama"} | changes))
 
 
 def test_generation_config_is_named():
     with refused(UnsupportedModelError, r"generation_config\.json: eos_token_id='x'"):
-        ModelConfig.from_hf(hf(), {"eos_token_id": "x"})
+        ModelConfig.from_hf(hf_json("llama"), {"eos_token_id": "x"})
 
 
 def load_weights(folder, **changes):

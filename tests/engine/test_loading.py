@@ -15,9 +15,7 @@ from alorakit.engine.errors import (
     UnsupportedModelError,
     WeightsError,
 )
-from alorakit.engine.model_config import ModelConfig
 
-from .conftest import hf_config
 from .test_parity import prompt_with
 
 
@@ -61,6 +59,19 @@ def test_missing_and_unexpected_tensors_are_named_together(model):
         load(model)
 
 
+@pytest.mark.parametrize("noise", [0.0, 1e-3], ids=["equal", "differs"])
+def test_a_head_beside_the_embedding_it_is_tied_to(model, noise):
+    index = json.loads((model / "model.safetensors.index.json").read_text())
+    shard = model / index["weight_map"]["model.embed_tokens.weight"]
+    tensors = load_file(shard)
+    save_file(tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"] + noise}, shard)
+    if noise:
+        with pytest.raises(WeightsError, match=r"lm_head\.weight differs from the embedding"):
+            load(model)
+    else:
+        load(model).close()
+
+
 def test_missing_shard_and_pickled_weights(model):
     shard = sorted(model.glob("*.safetensors"))[0]
     shard.unlink()
@@ -77,22 +88,6 @@ def test_unknown_family_is_refused_by_name(model):
     edit(model / "config.json", architectures=["MambaForCausalLM"])
     with pytest.raises(UnsupportedModelError, match=r"MambaForCausalLM.*LlamaForCausalLM, Qwen2.*Granite"):
         load(model)
-
-
-@pytest.mark.parametrize("kind", ["dynamic", "longrope", "yarn"])
-def test_unsupported_rope_is_refused_by_name(kind):
-    raw = hf_config("llama").to_dict() | {"architectures": ["LlamaForCausalLM"]}
-    raw["rope_parameters"] = {"rope_type": kind, "factor": 2.0, "rope_theta": 1e4}
-    with pytest.raises(UnsupportedModelError, match=kind):
-        ModelConfig.from_hf(raw)
-
-
-def test_transformers_4_spelling_of_rope():
-    raw = hf_config("llama").to_dict() | {"architectures": ["LlamaForCausalLM"], "rope_theta": 5e5}
-    del raw["rope_parameters"]
-    raw["rope_scaling"] = {"type": "linear", "factor": 2.0}
-    rope = ModelConfig.from_hf(raw).rope
-    assert (rope.theta, rope.kind, rope.factor) == (5e5, "linear", 2.0)
 
 
 def test_not_a_model(tmp_path):

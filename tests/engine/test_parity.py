@@ -57,10 +57,21 @@ def test_ids_and_logits_equal_peft(family, rank, targets, tiny_models, tiny_engi
             assert output.activation == expected
 
 
-@pytest.mark.parametrize("config", [{}, {"max_num_batched_tokens": 24}, {"cache_blocks": 14}], ids=str)
-def test_one_batch_of_base_two_aloras_and_a_lora(config, tiny_models, tiny_engine, make_adapter):
-    base = tiny_models["llama"]
-    engine = tiny_engine("llama", **config)
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [
+        ("llama", {}),
+        ("llama", {"max_num_batched_tokens": 24}),
+        ("llama", {"cache_blocks": 14}),
+        ("llama-yarn", {"max_num_batched_tokens": 24}),
+        ("qwen3-yarn", {}),
+        ("mistral", {"max_num_batched_tokens": 24}),
+    ],
+    ids=str,
+)
+def test_one_batch_of_base_two_aloras_and_a_lora(family, config, tiny_models, tiny_engine, make_adapter):
+    base = tiny_models[family]
+    engine = tiny_engine(family, **config)
     paths = {
         None: None,
         "one": make_adapter(base, seed=1, rank=8),
@@ -139,9 +150,10 @@ def test_smollm_equals_peft(rank, targets, smollm_path, make_adapter):
                 assert_same(output, *reference_generate(peer, prompt), 5e-3)
 
 
-def test_score_equals_full_passes(tiny_models, tiny_engine, make_adapter):
-    base = tiny_models["qwen2-window"]
-    engine = tiny_engine("qwen2-window", block_size=8)
+@pytest.mark.parametrize("family", ["qwen2-window", "qwen3-yarn", "mistral"])
+def test_score_equals_full_passes(family, tiny_models, tiny_engine, make_adapter):
+    base = tiny_models[family]
+    engine = tiny_engine(family, block_size=8)
     path = make_adapter(base, seed=2)
     engine.add_adapter("a", path)
     peer = reference(base, path)

@@ -27,6 +27,14 @@ def test_rms_norm(rows, hidden, dtype):
 
 @DTYPES
 @ROWS
+@pytest.mark.parametrize("dim", [24, 128])
+def test_rms_norm_of_heads(rows, dim, dtype):
+    x, weight = torch.randn(rows, 7, dim).to(dtype)[:, 1:4], torch.randn(dim).to(dtype)  # some heads of a fused tensor
+    close(ops.rms_norm(x, weight, 1e-5), reference.rms_norm(x, weight, 1e-5), dtype)
+
+
+@DTYPES
+@ROWS
 @pytest.mark.parametrize("dim", [16, 64])
 def test_rope(rows, dim, dtype):
     x = torch.randn(rows, 5, dim).to(dtype)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig
 
 from alorakit.engine.tokenizer import Tokenizer
 from alorakit.training import Example, ExampleList, load_examples
@@ -25,25 +25,35 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def tiny_base(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> Path:
-    """A random two-layer Llama with the tiny tokenizer; larger weights than usual, so that answers differ."""
-    folder = tmp_path_factory.mktemp("base") / "tiny-llama"
-    torch.manual_seed(0)
-    size = Tokenizer.from_pretrained(tiny_tokenizer_dir).vocab_size
-    config = LlamaConfig(
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=size,
-        max_position_embeddings=512,
-        initializer_range=0.2,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    for file in tiny_tokenizer_dir.iterdir():
-        shutil.copy(file, folder)
-    return folder
+def make_base(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> Callable[..., Path]:
+    """Make a random two-layer model with the tiny tokenizer; larger weights than usual, so that answers differ."""
+
+    def make(kind: type[PreTrainedConfig], **changes: object) -> Path:
+        folder = tmp_path_factory.mktemp("base") / f"tiny-{kind.model_type}"
+        torch.manual_seed(0)
+        config = kind(
+            hidden_size=64,
+            intermediate_size=96,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            vocab_size=Tokenizer.from_pretrained(tiny_tokenizer_dir).vocab_size,
+            max_position_embeddings=512,
+            initializer_range=0.2,
+            **changes,
+        )
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        for file in tiny_tokenizer_dir.iterdir():
+            shutil.copy(file, folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_base(make_base: Callable[..., Path]) -> Path:
+    """A random two-layer Llama."""
+    return make_base(LlamaConfig)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MistralConfig, Qwen3Config
 
 from alorakit.engine.manifest import Manifest
 from alorakit.engine.pretrained import resolve_model
@@ -62,8 +62,21 @@ def full_sequence_loss(model: Any, example: Example, eos_id: int) -> Tensor:
 def test_loss_and_gradients_equal_full_sequence_training(
     tiny_base: Path, examples: list[Example], settings: Settings, adapter: str, targets: object, rows: slice
 ) -> None:
-    batch, config = examples[rows], settings(adapter=adapter, target_modules=targets)
-    model, reference = ours(tiny_base, batch, config), theirs(tiny_base, batch, config)
+    assert_loss_and_gradients_equal(tiny_base, examples[rows], settings(adapter=adapter, target_modules=targets))
+
+
+@pytest.mark.parametrize(
+    "kind", [(Qwen3Config, {"head_dim": 32}), (MistralConfig, {"sliding_window": 12})], ids=["qwen3", "mistral"]
+)
+def test_gradients_pass_through_the_norms_of_heads_and_through_windows(
+    make_base: Callable[..., Path], examples: list[Example], settings: Settings, kind: tuple[Any, dict[str, int]]
+) -> None:
+    base = make_base(kind[0], **kind[1])
+    assert_loss_and_gradients_equal(base, examples, settings(target_modules="all-linear"))
+
+
+def assert_loss_and_gradients_equal(base: Path, batch: list[Example], config: TrainConfig) -> None:
+    model, reference = ours(base, batch, config), theirs(base, batch, config)
     parameters = {n.replace(".default", ""): p for n, p in reference.named_parameters() if p.requires_grad}
     with torch.no_grad():
         for name, tensor in model.lora.named_tensors().items():

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GraniteConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, GraniteConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from alorakit.engine.pretrained import resolve_model
 from alorakit.training.config import TrainConfig
@@ -34,6 +34,18 @@ FAMILIES = {
         embedding_multiplier=3.0,
         logits_scaling=2.0,
     ),
+    "mistral": MistralConfig(**SHAPE, vocab_size=500, head_dim=24, sliding_window=12),
+    "qwen3-yarn": Qwen3Config(
+        **SHAPE,
+        vocab_size=500,
+        head_dim=32,
+        rope_parameters={
+            "rope_type": "yarn",
+            "rope_theta": 1e4,
+            "factor": 4.0,
+            "original_max_position_embeddings": 16,
+        },
+    ),
 }
 
 
@@ -43,6 +55,10 @@ def test_log_probabilities_are_transformers(
 ) -> None:
     torch.manual_seed(0)
     reference = AutoModelForCausalLM.from_config(FAMILIES[family], attn_implementation="eager").eval()
+    with torch.no_grad():
+        for name, parameter in reference.named_parameters():
+            if "norm" in name:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
     reference.save_pretrained(tmp_path)
     for file in tiny_tokenizer_dir.iterdir():
         shutil.copy(file, tmp_path)
