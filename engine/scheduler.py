@@ -226,11 +226,14 @@ class Scheduler:
         return Outcome.ADMITTED
 
     def _preempt_for(self, sequence: Sequence) -> bool:
-        """Preempt the last in order if it is less urgent than ``sequence``; False if none is."""
-        victim = max(self.running, key=lambda s: (s.priority, s.order), default=None)
-        if victim is None or victim.priority <= sequence.priority:
+        """Preempt the last of those that are less urgent than ``sequence`` and after it; False if there is none.
+
+        After it in order: one that waited long enough to come first is not put back.
+        """
+        later = [s for s in self.running if s.priority > sequence.priority and s.order > sequence.order]
+        if not later:
             return False
-        self._preempt(victim)
+        self._preempt(later[-1])
         return True
 
 
