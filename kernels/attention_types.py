@@ -69,7 +69,7 @@ class AttentionPlan:
         pieces: The rest of the keys of a few rows of one sequence.
         blocks: The rest of the keys of single rows; None if there are none.
         parts: int64 [len(merged), most pieces of a row]: where a row's results are when those of ``shared``, ``pieces``
-            and ``blocks``, row by row, are laid out one after the other; the index past the last one stands for nothing.
+            and ``blocks``, row by row, are laid out one after the other; the index past the last one is no result.
     """
 
     num_rows: int

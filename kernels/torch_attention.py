@@ -11,6 +11,8 @@ from alorakit.kernels.attention_types import AttentionPlan, AttentionSpan, Block
 # faster one; beyond, three calls of matrix product, softmax and matrix product are: 2 cores, 2,071 keys, 3 heads,
 # one layer: 3 rows 0.15 against 0.20 ms, 24 rows 0.40 against 0.31, 69 rows 1.07 against 0.56.
 FLASH_ROWS = 12
+# Up to this many runs of slots are attended one by one; more are put together first, which copies keys and values.
+MAX_RUNS = 3
 
 
 class TorchPagedAttention:
@@ -41,8 +43,7 @@ class TorchPagedAttention:
         self, q: Tensor, span: AttentionSpan, views: "LayerViews", layer: int, lse: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """Results [rows, num_heads * head_dim] and their log-sum-exp [rows, kv_heads, group] if asked for."""
-        k, v = views[layer]
-        return _attend(q[span.start : span.end], k, v, span.mask, self._scale, lse)
+        return _attend(q[span.start : span.end], views[layer], span.mask, self._scale, lse)
 
     def _merged(self, q: Tensor, layer: int) -> Tensor:
         """Results of the rows that have several pieces, [rows, num_heads * head_dim]."""
@@ -50,8 +51,7 @@ class TorchPagedAttention:
         outs: list[Tensor] = []
         sums: list[Tensor] = []
         for shared, views in zip(plan.shared, self._shared, strict=True):
-            k, v = views[layer]
-            _keep(_attend(q.index_select(0, shared.rows), k, v, None, self._scale, lse=True), outs, sums)
+            _keep(_attend(q.index_select(0, shared.rows), views[layer], None, self._scale, lse=True), outs, sums)
         for span, views in zip(plan.pieces, self._pieces, strict=True):
             _keep(self._span(q, span, views, layer, lse=True), outs, sums)
         if plan.blocks is not None:
@@ -68,30 +68,31 @@ class TorchPagedAttention:
         return (picked * weights[..., None]).sum(1).view(rows, -1).to(q.dtype)
 
 
-LayerViews = Sequence[tuple[Tensor, Tensor]]
+Pair = tuple[Tensor, Tensor]
+LayerViews = Sequence[Sequence[Pair]]
 
 
-class _GatheredViews(Sequence[tuple[Tensor, Tensor]]):
-    """Keys and values of several runs, put together when a layer asks for them."""
+class _GatheredViews(Sequence[Sequence[Pair]]):
+    """Keys and values of many runs, put together when a layer asks for them."""
 
     def __init__(self, cache: Tensor, runs: Runs) -> None:
         self._cache, self._runs = cache, runs
 
-    def __getitem__(self, layer: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def __getitem__(self, layer: int) -> Sequence[Pair]:  # type: ignore[override]
         data = self._cache[layer]
         gathered = torch.cat([data[:, :, start:end] for start, end in self._runs], dim=2)
-        return gathered[0], gathered[1]
+        return [(gathered[0], gathered[1])]
 
     def __len__(self) -> int:
         return self._cache.shape[0]
 
 
 def _layer_views(cache: Tensor, runs: Runs) -> LayerViews:
-    """(keys, values) of each layer, [kv_heads, kv_len, head_dim]: views where the slots are one run."""
-    if len(runs) > 1:
+    """For each layer the (keys, values) of each run, [kv_heads, slots of the run, head_dim]: views, if runs are few."""
+    if len(runs) > MAX_RUNS:
         return _GatheredViews(cache, runs)
-    [(start, end)] = runs
-    return [(pair[0], pair[1]) for pair in (both.unbind(0) for both in cache[:, :, :, start:end].unbind(0))]
+    each = [[pair.unbind(0) for pair in cache[:, :, :, start:end].unbind(0)] for start, end in runs]
+    return list(zip(*each, strict=True))
 
 
 def _keep(result: tuple[Tensor, Tensor | None], outs: list[Tensor], sums: list[Tensor]) -> None:
@@ -102,47 +103,75 @@ def _keep(result: tuple[Tensor, Tensor | None], outs: list[Tensor], sums: list[T
 
 
 def _attend(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, lse: bool
+    q: Tensor, pairs: Sequence[Pair], mask: Tensor | None, scale: float, lse: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Rows [rows, kv_heads, group, head_dim] over keys [kv_heads, kv_len, head_dim]; see ``_span``."""
+    """Rows [rows, kv_heads, group, head_dim] over runs of keys [kv_heads, slots, head_dim]; see ``_span``."""
     rows, kv_heads, group, dim = q.shape
-    if mask is None and rows * group <= FLASH_ROWS and q.device.type == "cpu":
-        folded = q.permute(1, 2, 0, 3).reshape(1, kv_heads, group * rows, dim)
-        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        out, sums = flash(folded, k[None], v[None], 0.0, False, attn_mask=None, scale=scale)
-        return _unfold(out, rows, kv_heads, group), sums.view(kv_heads, group, rows).permute(2, 0, 1) if lse else None
     folded = q.permute(1, 2, 0, 3).reshape(kv_heads, group * rows, dim)
-    scores = torch.baddbmm(q.new_empty(1, 1, 1), folded, k.transpose(1, 2), beta=0.0, alpha=scale)
+    sums: Tensor | None
+    if mask is None and rows * group <= FLASH_ROWS and q.device.type == "cpu":
+        out, sums = _flash(folded[None], pairs, scale)
+    else:
+        out, sums = _products(folded, pairs, mask, scale, lse)
+    unfolded = None if not lse or sums is None else sums.view(kv_heads, group, rows).permute(2, 0, 1)
+    return out.view(kv_heads, group, rows, dim).permute(2, 0, 1, 3).reshape(rows, -1), unfolded
+
+
+def _flash(q: Tensor, pairs: Sequence[Pair], scale: float) -> tuple[Tensor, Tensor]:
+    """Torch's kernel, run by run; q [1, kv_heads, rows, head_dim]. Results and log-sum-exp [1, kv_heads, rows]."""
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    results = [flash(q, k[None], v[None], 0.0, False, attn_mask=None, scale=scale) for k, v in pairs]
+    if len(results) == 1:
+        out, sums = results[0]
+        return out, sums
+    outs, lses = torch.stack([out for out, _ in results]), torch.stack([sums for _, sums in results])
+    return (outs * lses.softmax(0)[..., None]).sum(0).to(q.dtype), lses.logsumexp(0)
+
+
+def _products(
+    q: Tensor, pairs: Sequence[Pair], mask: Tensor | None, scale: float, lse: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Matrix products and a softmax; q [kv_heads, group * rows, head_dim], results alike."""
+    none = q.new_empty(1, 1, 1)
+    parts = [torch.baddbmm(none, q, k.transpose(1, 2), beta=0.0, alpha=scale) for k, _ in pairs]
+    scores = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
     if mask is not None:
-        scores.view(kv_heads, group, rows, -1)[..., scores.shape[2] - mask.shape[1] :] += mask
-    sums = scores.float().logsumexp(-1).view(kv_heads, group, rows).permute(2, 0, 1) if lse else None
-    out = torch.bmm(scores.softmax(-1), v)
-    return _unfold(out, rows, kv_heads, group), sums
-
-
-def _unfold(out: Tensor, rows: int, kv_heads: int, group: int) -> Tensor:
-    """[kv_heads, group * rows, head_dim] -> [rows, num_heads * head_dim]."""
-    return out.view(kv_heads, group, rows, -1).permute(2, 0, 1, 3).reshape(rows, -1)
+        rows, tail = mask.shape
+        scores.view(q.shape[0], -1, rows, scores.shape[2])[..., scores.shape[2] - tail :] += mask
+    sums = scores.float().logsumexp(-1) if lse else None
+    probs = scores.softmax(-1)
+    if len(pairs) == 1:
+        return torch.bmm(probs, pairs[0][1]), sums
+    out = None
+    for (_, v), part in zip(pairs, probs.split([k.shape[1] for k, _ in pairs], dim=2), strict=True):
+        out = torch.bmm(part, v) if out is None else torch.baddbmm(out, part, v)
+    assert out is not None
+    return out, sums
 
 
 def _attend_blocks(q: Tensor, keys: Tensor, values: Tensor, span: BlockSpan, scale: float) -> tuple[Tensor, Tensor]:
     """Each pair's result [pairs, num_heads * head_dim] and log-sum-exp [pairs, kv_heads, group], head by head.
 
-    A head's blocks are a batch of matrices, [blocks, block_size, head_dim], which no copy is needed for.
+    A run of a head's blocks is a batch of matrices, [blocks, block_size, head_dim], which no copy is needed for.
     """
     picked = q.index_select(0, span.rows)
+    sizes = [end - start for start, end in span.runs]
+    masks = span.mask.split(sizes)
     outs, sums = [], []
     for head in range(keys.shape[0]):
-        k, v = (_blocks(cache[head], span) for cache in (keys, values))
-        scores = torch.baddbmm(span.mask, picked[:, head], k.transpose(1, 2), alpha=scale)
+        blocks = [cache[head].view(-1, span.block_size, q.shape[3]) for cache in (keys, values)]
+        k, v = ([part[start:end] for start, end in span.runs] for part in blocks)
+        rows = picked[:, head].split(sizes)
+        parts = [
+            torch.baddbmm(mask, row, key.transpose(1, 2), alpha=scale)
+            for mask, row, key in zip(masks, rows, k, strict=True)
+        ]
+        scores = _joined(parts)
         sums.append(scores.float().logsumexp(-1))
-        outs.append(torch.bmm(scores.softmax(-1), v))
+        probs = scores.softmax(-1).split(sizes)
+        outs.append(_joined([torch.bmm(prob, value) for prob, value in zip(probs, v, strict=True)]))
     return torch.stack(outs, 1).view(len(picked), -1), torch.stack(sums, 1)
 
 
-def _blocks(head: Tensor, span: BlockSpan) -> Tensor:
-    """Blocks of one head's keys or values [slots, head_dim], as [pairs, block_size, head_dim]."""
-    blocks = head.view(-1, span.block_size, head.shape[-1])
-    if len(span.runs) == 1:
-        return blocks[span.runs[0][0] : span.runs[0][1]]
-    return torch.cat([blocks[start:end] for start, end in span.runs])
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -84,18 +84,17 @@ def test_few_single_rows_have_no_pairs():
 
 
 def test_neighbours_and_small_gaps_make_one_run_of_blocks():
-    entries, row = [], 0
-    for blocks in ([0, 1, 2], [3, 4, 5], [6, 7], [9], [10, 11], [12, 13, 14], [15], [16, 30]):
+    entries = []
+    for row, blocks in enumerate(([0, 1, 2], [3, 4, 5], [6, 7], [9], [10, 11], [12, 13, 14], [15], [16, 30])):
         sequence = SimpleNamespace(nodes=[], blocks=blocks, branches=None, num_branch_rows=0)
         entries.append(PlacedEntry(Entry(sequence, len(blocks) * SIZE - 3, 1, completes=True), row))
-        row += 1
     plan = assert_equals_reference(entries, None, torch.float32)
     assert plan.blocks is not None and plan.blocks.runs == ((0, 17), (30, 31))
 
 
 def test_shared_prefixes_by_levels():
     system, doc = list(range(16)), list(range(100, 120))
-    tables = [system + doc + [1000], system + doc + [1001], system + [200], [300]]
+    tables = [system + doc + [1000], system + doc + [1001], [*system, 200], [300]]
     found, own = shared_prefixes(tables, SIZE)
     assert found == [SharedPrefix((0, 1, 2), 0, 16), SharedPrefix((0, 1), 16, 36)]
     assert own == [36, 36, 16, 0]

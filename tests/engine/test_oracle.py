@@ -13,7 +13,7 @@ from .oracle import Oracle
 
 rng = random.Random(5)
 CONTEXTS = [[rng.randrange(10, 300) for _ in range(size)] for size in (9, 23, 40)]
-CONTEXTS.append(CONTEXTS[2][:17] + [11, 12, 13])
+CONTEXTS.append([*CONTEXTS[2][:17], 11, 12, 13])
 SUFFIXES = [[], [50], [51, 52, 53], [*INVOCATION, 54], [50, *INVOCATION], [51, 52, *INVOCATION, 55]]
 NAMES = [None, "alora", "other", "lora"]
 
