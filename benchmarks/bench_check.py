@@ -1,8 +1,9 @@
 """One check on a long context: alorakit's aLoRA against PEFT's LoRA, and against PEFT's aLoRA with a hand-made cache.
 
 The context has been generated upon before, so that whoever can reuse its KV does. Each round asks something else about
-it. ``--adapter DIR`` takes a trained adapter, whose answers recur; without it the adapters have small random weights,
-whose answers do not. Run: ``python -m benchmarks.bench_check [--adapter checkpoints/my_adapter] [--rounds 9]``.
+it. A score compares two labels in one pass and decodes nothing, which is how sessions check. ``--adapter DIR`` takes a
+trained adapter, whose answers recur; without it the adapters have small random weights, whose answers do not. Run:
+``python -m benchmarks.bench_check [--adapter checkpoints/my_adapter] [--rounds 9]``.
 """
 
 import argparse
@@ -15,12 +16,12 @@ import torch
 
 from alorakit import Engine, SamplingParams
 from alorakit.bindings.cli.notes import generate_notes
-from benchmarks.harness import interleave, report
+from benchmarks.harness import Target, Timings, drop_accidents, interleave, report
 from benchmarks.peers import peft_peer
+from benchmarks.workloads import INVOCATION, MODEL
 
-MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 QUESTION = 20
-INVOCATION = [44, 17, 45]
+LABELS = ["yes", "no"]
 WARMUP = 3
 
 
@@ -38,6 +39,17 @@ def as_lora(adapter: Path, out: Path) -> Path:
     file = out / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"alora_invocation_tokens": None}), encoding="utf-8")
     return out
+
+
+def targets(timings: dict[str, Timings]) -> list[Target]:
+    """What a check should gain over PEFT."""
+    check, score = timings["alorakit aLoRA"].median, timings["alorakit aLoRA, score"].median
+    lora, by_hand = timings["PEFT LoRA"].median, timings["PEFT aLoRA, cache kept by hand"].median
+    return [
+        Target("check against PEFT LoRA", lora / check, 12),
+        Target("check against PEFT aLoRA, cache kept by hand", by_hand / check, 2.5),
+        Target("score of two labels against PEFT LoRA", lora / score, 45),
+    ]
 
 
 def main() -> None:
@@ -60,7 +72,8 @@ def main() -> None:
         info = engine.add_adapter("alora", alora)
         engine.add_adapter("lora", lora)
         invocation = list(info.invocation_tokens or ())
-        context, prompts = make_prompts(engine, args.context, invocation, args.rounds + WARMUP)
+        context, prompts = make_prompts(engine, args.context, invocation, 2 * (args.rounds + WARMUP))
+        scored = prompts[args.rounds + WARMUP :]  # questions of their own, or a check would have computed them
         params = SamplingParams(max_tokens=args.new, ignore_eos=True)
         engine.generate(context, SamplingParams(max_tokens=1))
         peft_lora = peft_peer.load_adapter(folder, lora, torch.bfloat16)
@@ -76,9 +89,10 @@ def main() -> None:
             peft_peer.generate(peft_alora, prompts[turn], args.new, cache)
             cache.crop(args.context - cache.get_seq_length())
 
-        timings = interleave(
+        rounds = interleave(
             {
                 "alorakit aLoRA": ours,
+                "alorakit aLoRA, score": lambda turn: engine.score(scored[turn], LABELS, adapter="alora"),
                 "alorakit LoRA, its own KV kept": lambda turn: engine.generate(prompts[turn], params, adapter="lora"),
                 "PEFT aLoRA, cache kept by hand": by_hand,
                 "PEFT LoRA": lambda turn: peft_peer.generate(peft_lora, prompts[turn], args.new),
@@ -89,7 +103,9 @@ def main() -> None:
     kind = "trained" if args.adapter else "random"
     own = QUESTION + len(invocation)
     title = f"A check: {args.context} tokens of context, {own} of its own, {args.new} out, {kind} adapter"
-    report(title, timings, "alorakit aLoRA", adapter=kind, cached_tokens=sorted(reused))
+    timings, dropped = drop_accidents(rounds)
+    extra = {"adapter": kind, "cached_tokens": sorted(reused)}
+    report(title, timings, "alorakit aLoRA", dropped, targets(timings), **extra)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,7 @@ from pathlib import Path
 from alorakit import Engine
 from alorakit.engine.tokenizer import Tokenizer
 from alorakit.training import ExampleList, TrainConfig, load_examples, train
-
-MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+from benchmarks.workloads import MODEL
 
 
 def accuracy(engine: Engine, examples: list, labels: list[str], adapter: str | None) -> float:

@@ -3,11 +3,16 @@
 import json
 import platform
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+
+# A contestant that takes so many times its own best was held up by another process (a thread spinning for a core that
+# it does not get), not by its work.
+ACCIDENT = 3.0
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,39 @@ class Timings:
     def median(self) -> float:
         """Median of the rounds, in seconds."""
         return statistics.median(self.seconds)
+
+    def scaled(self, factor: float) -> "Timings":
+        """The rounds of one who did only 1/``factor`` of the work."""
+        return Timings(self.name, [seconds * factor for seconds in self.seconds])
+
+
+@dataclass(frozen=True)
+class Target:
+    """A number to reach.
+
+    Attributes:
+        what: What it is, for the reader.
+        value: As measured.
+        limit: What it should be.
+        at_least: Whether more is better; else less is.
+        unit: Written after the number.
+    """
+
+    what: str
+    value: float
+    limit: float
+    at_least: bool = True
+    unit: str = "x"
+
+    @property
+    def met(self) -> bool:
+        """Whether it is reached."""
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+    def __str__(self) -> str:
+        """One line of the report."""
+        bound = f"at {'least' if self.at_least else 'most'} {self.limit:g}{self.unit}"
+        return f"{'met   ' if self.met else 'MISSED'}  {self.what}: {self.value:.4g}{self.unit}, target {bound}"
 
 
 def interleave(contestants: dict[str, Callable[[int], object]], rounds: int, warmup: int = 1) -> dict[str, Timings]:
@@ -41,19 +79,59 @@ def interleave(contestants: dict[str, Callable[[int], object]], rounds: int, war
     return {name: Timings(name, values) for name, values in seconds.items()}
 
 
-def report(title: str, timings: dict[str, Timings], baseline: str, **extra: object) -> dict[str, object]:
-    """Print a table against ``baseline`` and, as the last line, the same as JSON."""
+def drop_accidents(timings: dict[str, Timings]) -> tuple[dict[str, Timings], int]:
+    """Leave out, for all contestants alike, the rounds in which one took over ``ACCIDENT`` times its own minimum.
+
+    Returns:
+        The timings without them, and how many were left out.
+
+    Raises:
+        SystemExit: No round is left; the machine is too busy to measure on.
+    """
+    rounds = range(len(next(iter(timings.values())).seconds))
+    limits = {name: ACCIDENT * min(t.seconds) for name, t in timings.items()}
+    kept = [i for i in rounds if all(t.seconds[i] <= limits[name] for name, t in timings.items())]
+    if not kept:
+        sys.exit("no round went undisturbed; run the benchmark again when the machine is quieter")
+    clean = {name: Timings(name, [t.seconds[i] for i in kept]) for name, t in timings.items()}
+    return clean, len(rounds) - len(kept)
+
+
+def report(
+    title: str,
+    timings: dict[str, Timings],
+    baseline: str,
+    dropped: int = 0,
+    targets: Sequence[Target] = (),
+    **extra: object,
+) -> dict[str, object]:
+    """Print a table against ``baseline``, the targets, and, as the last line, the same as JSON.
+
+    Args:
+        title: What was measured.
+        timings: By contestant; see :func:`drop_accidents`.
+        baseline: The contestant that the others are compared with.
+        dropped: Rounds that were left out.
+        targets: Numbers to reach.
+        **extra: More entries for the JSON.
+    """
     base = timings[baseline].median
     print(f"\n{title}\n{'':42}{'median':>10}{'min':>10}{'max':>10}{'x ' + baseline:>22}")
     for timing in timings.values():
         low, high = min(timing.seconds), max(timing.seconds)
         row = f"{timing.name:42}{timing.median:>9.3f}s{low:>9.3f}s{high:>9.3f}s{timing.median / base:>21.1f}x"
         print(row)
+    rounds = len(timings[baseline].seconds)
+    print(f"{rounds} rounds; {dropped} dropped, in which a contestant took over {ACCIDENT:g} times its own minimum")
+    for target in targets:
+        print(target)
     result: dict[str, object] = {
         "title": title,
         "seconds": {name: round(t.median, 4) for name, t in timings.items()},
         "ratio": {name: round(t.median / base, 2) for name, t in timings.items()},
-        "rounds": len(timings[baseline].seconds),
+        "rounds": rounds,
+        "dropped": dropped,
+        "targets": {t.what: {"value": round(t.value, 4), "limit": t.limit, "met": t.met} for t in targets},
         "threads": torch.get_num_threads(),
         "machine": platform.processor() or platform.machine(),
         **extra,

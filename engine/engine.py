@@ -56,7 +56,8 @@ class Engine:
         self.scheduler = Scheduler(config, self._tree, AdapterSlots(), self._counters)
         eos = {*model.config.eos_token_ids, tokenizer.eos_token_id}
         eos_ids = frozenset(i for i in eos if i is not None and 0 <= i < model.config.vocab_size)
-        self.loop = Loop(self.scheduler, self._runner, Sampler(eos_ids), self._counters, eos_ids)
+        self._sampler = Sampler(eos_ids)
+        self.loop = Loop(self.scheduler, self._runner, self._sampler, self._counters, eos_ids)
         capacity = blocks * config.block_size
         admission = Admission(config, tokenizer, model.config.vocab_size, self._max_model_len, capacity)
         self._registry = AdapterRegistry(model, {name, *known_names(path)})
@@ -248,7 +249,7 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """Counters since the engine was made, and what its cache holds now."""
-        return EngineStats.collect(self._counters, self.scheduler, self._registry, self.tokenizer)
+        return EngineStats.collect(self._counters, self.scheduler, self._sampler, self._registry, self.tokenizer)
 
     def check_integrity(self) -> None:
         """Prove that every KV block is free, cached or held by one running request (AssertionError if not)."""

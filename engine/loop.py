@@ -60,6 +60,7 @@ class Loop:
         Returns:
             The sequences that have new tokens, or have ended.
         """
+        started, decoded = time.perf_counter(), self._counters.decoded
         try:
             return self.step()
         except Exception as exc:
@@ -67,6 +68,8 @@ class Loop:
         except BaseException:  # Ctrl-C: the sequences may go on later
             self._scheduler.roll_back()
             raise
+        finally:
+            self._counters.rate.add(self._counters.decoded - decoded, time.perf_counter() - started)
 
     def run(self, sequences: list[Sequence]) -> None:
         """Queue sequences and step until all of them are done; whatever happens, none is left behind.

@@ -20,6 +20,10 @@ class AdapterRegistry:
         self._base_names = {_last_part(name) for name in base_names}
         self._adapters: dict[str, Adapter] = {}
 
+    def __len__(self) -> int:
+        """How many are registered."""
+        return len(self._adapters)
+
     @property
     def infos(self) -> dict[str, AdapterInfo]:
         """What is registered."""

@@ -12,11 +12,15 @@ class Sampler:
     """Chooses each sequence's next token.
 
     Every sequence draws from its own generator, so a seed gives the same samples whatever else is in the batch.
+
+    Attributes:
+        structured_seconds: Time spent on structured output.
     """
 
     def __init__(self, eos_token_ids: frozenset[int]) -> None:
         """``eos_token_ids`` are kept out until ``min_tokens``."""
         self._eos = eos_token_ids
+        self.structured_seconds = 0.0
 
     @torch.inference_mode()
     def sample(self, logits: Tensor, entries: list[Entry]) -> list[list[int]]:

@@ -36,6 +36,7 @@ class Scheduler:
     Attributes:
         waiting: Sequences without blocks, in that order.
         running: Sequences with blocks, in that order.
+        slots: Which adapters' weights are on the device.
         plan: The step that is being made or run.
     """
 
@@ -46,7 +47,7 @@ class Scheduler:
         self.running: list[Sequence] = []
         self.plan = Schedule()
         self.answers = AnswerHistory(config.max_draft_tokens)
-        self._slots, self._counters = slots, counters
+        self.slots, self._counters = slots, counters
         self._max_seqs = config.max_num_seqs
         self._max_tokens = config.max_num_batched_tokens
         self._least_shared = config.block_size // 8
@@ -124,9 +125,9 @@ class Scheduler:
     def check_integrity(self) -> None:
         """Every block is free, cached, or private to exactly one running sequence; adapters are pinned as they run."""
         self.blocks.tree.check_integrity([b for s in self.running for b in s.blocks[len(s.nodes) :]])
-        self._slots.check_integrity()
+        self.slots.check_integrity()
         pinned = {s.adapter.info.digest for s in self.running if s.adapter is not None}
-        assert len(pinned) == self._slots.num_pinned
+        assert len(pinned) == self.slots.num_pinned
         assert all(s.status is Status.RUNNING for s in self.running)
         assert all(s.status is Status.WAITING and not s.blocks for s in self.waiting)
 
@@ -174,7 +175,7 @@ class Scheduler:
         self.running.remove(sequence)
         self.blocks.release(sequence)
         if sequence.adapter is not None:
-            self._slots.release(sequence.adapter)
+            self.slots.release(sequence.adapter)
 
     def _admit(self) -> None:
         """Let waiting sequences in, in order. One that finds no room holds back those after it."""
@@ -209,12 +210,12 @@ class Scheduler:
             sequence.leader = find_leader(sequence, have, self.running, self._least_shared)
             if sequence.leader is not None:
                 return Outcome.WAITS
-        if sequence.adapter is not None and not self._slots.acquire(sequence.adapter):
+        if sequence.adapter is not None and not self.slots.acquire(sequence.adapter):
             return Outcome.NO_SLOT
         copies = self.blocks.admit(sequence, match, tail)
         if copies is None:
             if sequence.adapter is not None:
-                self._slots.release(sequence.adapter)
+                self.slots.release(sequence.adapter)
             return Outcome.NO_ROOM
         self.plan.copies += copies
         self.waiting.remove(sequence)

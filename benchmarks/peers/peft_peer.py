@@ -39,16 +39,37 @@ def load_adapter(folder: Path, adapter: Path, dtype: torch.dtype) -> PeftModel:
 @torch.inference_mode()
 def generate(model: torch.nn.Module, ids: list[int], new: int, cache: DynamicCache | None = None) -> list[int]:
     """``new`` greedy tokens by ``generate``; a cache of the context saves its prefill."""
+    return _greedy(model, torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long), new, cache)[0]
+
+
+def generate_one_by_one(model: torch.nn.Module, prompts: list[list[int]], new: int) -> list[list[int]]:
+    """``new`` greedy tokens for each prompt, one prompt after the other."""
+    return [generate(model, ids, new) for ids in prompts]
+
+
+@torch.inference_mode()
+def generate_padded(model: torch.nn.Module, prompts: list[list[int]], new: int) -> list[list[int]]:
+    """``new`` greedy tokens for each prompt, all in one batch, padded on the left and masked there."""
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    return _greedy(model, ids, mask, new)
+
+
+def _greedy(
+    model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, new: int, cache: DynamicCache | None = None
+) -> list[list[int]]:
+    """Exactly ``new`` tokens after each row of ``ids`` and ``mask`` int64 [prompts, tokens]."""
     out = model.generate(
-        input_ids=torch.tensor([ids]),
-        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+        input_ids=ids,
+        attention_mask=mask,
         max_new_tokens=new,
         min_new_tokens=new,
         do_sample=False,
         pad_token_id=0,
         past_key_values=cache,
     )
-    return out[0, len(ids) :].tolist()
+    return out[:, ids.shape[1] :].tolist()
 
 
 @torch.inference_mode()

@@ -134,8 +134,7 @@ def test_hits_are_counted_by_whose_request_computed_them(tiny_engine, tiny_model
     base = prompt_with(2, 0, 33)
     engine.generate(base, greedy(1))
     engine.generate([*base, 7], greedy(1))
-    stats = engine.stats()
-    assert (stats.hits_own, stats.hits_other, stats.hits_base) == (len(prompt) - 1, 45, 33)
+    assert engine.stats().hit_tokens == {"own": len(prompt) - 1, "other": 45, "base": 33}
 
 
 def test_preempted_sequences_keep_their_turn(tiny_engine):
