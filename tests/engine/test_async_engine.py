@@ -78,28 +78,37 @@ def test_a_stream_yields_the_answer_piece_by_piece(serve, tiny_engine):
     serve(test)
 
 
-def test_cancelling_the_consumer_frees_its_blocks_within_one_step(serve, monkeypatch):
+@pytest.mark.parametrize("how", ["stream", "generate"])
+def test_cancelling_the_consumer_frees_its_blocks_within_one_step(how, serve, monkeypatch):
     async def test(engine):
-        first = asyncio.Event()
+        run, begun, gate = engine._engine._runner.run, threading.Semaphore(0), threading.Semaphore(0)
+
+        def gated(batch):
+            begun.release()
+            assert gate.acquire(timeout=30)
+            return run(batch)
+
+        monkeypatch.setattr(engine._engine._runner, "run", gated)
 
         async def consume():
+            if how == "generate":
+                await engine.generate(PROMPT, greedy(400))
             async for _ in engine.stream(PROMPT, greedy(400)):
-                first.set()
+                pass
 
         task = asyncio.create_task(consume())
-        waiting = asyncio.create_task(engine.generate(prompt_with(2, 0, 30), greedy(400)))
-        await first.wait()
+        await asyncio.sleep(0)
+        gate.release()
+        assert begun.acquire(timeout=30) and begun.acquire(timeout=30)  # the second step is under way
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        steps = engine.stats().steps
-        waiting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
+        gate.release()
         await engine.drain()
-        assert (
-            engine.stats().steps <= steps + 2
-        )  # the step that was under way, and one that began beside the cancelling
+        stats = engine.stats()
+        assert stats.steps == 2
+        assert stats.requests_ended == {"abort": 1}
+        assert stats.blocks_live == 0
 
     serve(test)
 
