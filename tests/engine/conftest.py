@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from alorakit.engine.engine import Engine
+from alorakit.engine.tokenizer import Tokenizer
 
 FAMILIES = ("llama", "llama3-rope", "linear-rope", "qwen2", "qwen2-window", "granite")
 ALL_SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 QKV = ["q_proj", "k_proj", "v_proj"]
 INVOCATION = [301, 17, 302]
+TOKENIZERS = ("byte-level", "byte-fallback")
 
 
 def hf_config(family: str):
@@ -124,3 +126,16 @@ def tiny_engine(tiny_models):
     for engine in engines:
         engine.check_integrity()
         engine.close()
+
+
+@pytest.fixture(scope="session")
+def tokenizers(tiny_tokenizer_dir, sentencepiece_dir) -> dict[str, Tokenizer]:
+    """A tokenizer of each kind."""
+    folders = (tiny_tokenizer_dir, sentencepiece_dir)
+    return {kind: Tokenizer.from_pretrained(folder) for kind, folder in zip(TOKENIZERS, folders, strict=True)}
+
+
+@pytest.fixture(params=TOKENIZERS)
+def tokenizer(request, tokenizers) -> Tokenizer:
+    """One tokenizer after the other."""
+    return tokenizers[request.param]
