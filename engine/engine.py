@@ -59,7 +59,7 @@ class Engine:
         eos_ids = frozenset(i for i in eos if i is not None and 0 <= i < model.config.vocab_size)
         self._loop = Loop(self._scheduler, self._runner, Sampler(eos_ids), eos_ids)
         capacity = blocks * config.block_size
-        self._admission = Admission(config, tokenizer, model.config.vocab_size, self._max_model_len, capacity)
+        self._admission = Admission(config, tokenizer, model.config.vocab_size, eos_ids, self._max_model_len, capacity)
         self._registry = AdapterRegistry(model, {name, *known_names(path)})
         self._closed = False
 

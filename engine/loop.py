@@ -64,6 +64,9 @@ class Loop:
             sequence.finish_reason = "stop"
         elif output.push(token):
             sequence.finish_reason = "stop"
+        elif sequence.matcher is not None and sequence.matcher.is_complete(sequence.completion):
+            output.finish()
+            sequence.finish_reason = "stop"
         elif len(sequence.tokens) >= sequence.max_len:
             sequence.finish_reason = "stop" if output.finish() else "length"
 

@@ -4,14 +4,14 @@ import time
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-import torch
-
 from alorakit.engine.adapters import Adapter
 from alorakit.engine.block_tree import Extra, Node
 from alorakit.engine.branches import Branches
 from alorakit.engine.errors import AlorakitError
 from alorakit.engine.output import OutputText
+from alorakit.engine.penalties import TokenCounts
 from alorakit.engine.request import RequestOutput, SamplingParams, Timing, Usage
+from alorakit.engine.structured import Matcher
 
 
 class Status(Enum):
@@ -38,6 +38,9 @@ class Sequence:
         blocks: Its block table; ``nodes`` own the first of them, the rest are private.
         num_computed: Tokens whose KV is in the blocks.
         num_cached: Tokens found in the cache when first admitted.
+        seed: What its random draws depend on, beside the indices of sample and token.
+        matcher: Where it is in its grammar, or None if it may say anything; no drafts then.
+        counts: How often each token was decoded; made when penalties first need it.
     """
 
     tokens: list[int]
@@ -61,7 +64,9 @@ class Sequence:
     token_logprobs: list[dict[int, float]] = field(default_factory=list)
     prompt_logprobs: list[dict[int, float]] = field(default_factory=list)
     branch_logprobs: list[float] | None = None
-    generator: torch.Generator | None = None
+    seed: int = 0
+    matcher: Matcher | None = None
+    counts: TokenCounts | None = None
     arrived: float = field(default_factory=time.perf_counter)
     admitted: float | None = None
     first_token: float | None = None
