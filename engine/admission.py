@@ -1,5 +1,6 @@
 """From a caller's prompt to a sequence: tokenized, activation found, validated; refused here or never."""
 
+import secrets
 from collections.abc import Sequence as Seq
 from numbers import Integral
 from types import UnionType
@@ -12,6 +13,7 @@ from alorakit.engine.errors import MissingInvocationError, RequestError
 from alorakit.engine.output import OutputText
 from alorakit.engine.request import SamplingParams
 from alorakit.engine.sequence import Sequence
+from alorakit.engine.structured import Grammars
 from alorakit.engine.tokenizer import Tokenizer
 
 Prompt = str | Seq[int]
@@ -25,10 +27,17 @@ class Admission:
     """
 
     def __init__(
-        self, config: EngineConfig, tokenizer: Tokenizer, vocab_size: int, max_len: int, capacity: int
+        self,
+        config: EngineConfig,
+        tokenizer: Tokenizer,
+        vocab_size: int,
+        eos_token_ids: frozenset[int],
+        max_len: int,
+        capacity: int,
     ) -> None:
         """``max_len``: the context window; ``capacity``: tokens that the KV cache holds."""
         self._config, self._tokenizer, self._vocab_size = config, tokenizer, vocab_size
+        self._grammars = Grammars(tokenizer, vocab_size, eos_token_ids)
         self._window, self._capacity = max_len, capacity
         self.max_len = min(max_len, capacity)
 
@@ -44,7 +53,7 @@ class Admission:
         """A validated sequence, not yet queued.
 
         Raises:
-            RequestError: Empty or over-long prompt, or a token id outside the vocabulary.
+            RequestError: Empty or over-long prompt, a token id outside the vocabulary, or an unusable grammar.
             MissingInvocationError: The aLoRA's invocation is not in the prompt and the engine may not add it.
         """
         tokens = self.tokenize(prompt)
@@ -58,13 +67,15 @@ class Admission:
             num_prompt=len(tokens),
             max_len=min(len(tokens) + sampling.max_tokens, self.max_len),
             sampling=sampling,
-            output=OutputText(self._tokenizer, sampling.stops),
+            output=OutputText(self._tokenizer, sampling.stops, sampling.min_tokens),
             adapter=adapter,
             adapter_name=None if adapter is None else adapter.info.name,
             activation=activation,
             branches=branches,
             prompt_index=prompt_index,
             sample_index=sample_index,
+            seed=secrets.randbits(64) if sampling.seed is None else sampling.seed,
+            matcher=self._grammars.matcher(sampling),
         )
 
     def samples(

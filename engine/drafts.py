@@ -43,8 +43,10 @@ class AnswerHistory:
         """What will probably follow, ``limit`` tokens at most.
 
         Only what followed at least twice, and more often than not, is proposed, so that an adapter whose answers differ
-        each time costs nothing.
+        each time costs nothing. A grammar's masks are known one token ahead only, so it excludes drafts.
         """
+        if sequence.matcher is not None:
+            return ()
         seen = self._seen.get(sequence.adapter.info.digest) if sequence.adapter is not None else None
         draft: list[int] = []
         tail = ((START,) * ORDER + tuple(sequence.completion))[-ORDER:]

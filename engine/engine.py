@@ -59,7 +59,7 @@ class Engine:
         self._sampler = Sampler(eos_ids)
         self.loop = Loop(self.scheduler, self._runner, self._sampler, self._counters, eos_ids)
         capacity = blocks * config.block_size
-        admission = Admission(config, tokenizer, model.config.vocab_size, self._max_model_len, capacity)
+        admission = Admission(config, tokenizer, model.config.vocab_size, eos_ids, self._max_model_len, capacity)
         self._registry = AdapterRegistry(model, {name, *known_names(path)})
         self.intake = Intake(admission, self._registry)
         self._requests: dict[int, list[Sequence]] = {}

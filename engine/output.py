@@ -9,17 +9,24 @@ from alorakit.engine.tokenizer import Tokenizer
 class OutputText:
     """The decoded text of one sequence.
 
+    A stop string ends the text once it is complete; of several, the one that is complete first, so that the result
+    does not depend on how the text is cut into tokens. As in vLLM, one that is complete within the first
+    ``min_tokens`` tokens does not count.
+
     Attributes:
         text: Text so far; cut before a stop string once one is found.
         token_ids: Ids so far; they end at the last token wholly before a stop string.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...]) -> None:
-        """Start empty; ``stops`` end the text."""
+    def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...], min_tokens: int = 0) -> None:
+        """Start empty; ``stops`` end the text after ``min_tokens`` tokens."""
+        self._tokenizer, self._stops, self._min_tokens = tokenizer, stops, min_tokens
         self._detokenizer = IncrementalDetokenizer(tokenizer)
-        self._stops = stops
-        self._ends: list[int] = []  # length of the text that each token completes, or more while it is held back
+        # Length of the text that each token completes. Tokens of one character share it, and get it when the
+        # character is out, so this may be shorter than the list of tokens.
+        self._ends: list[int] = []
         self._raw: list[int] = []
+        self._checked = 0  # a stop string that ends within so much text has been looked for, or does not count
         self._streamed = self._streamed_ids = 0
         self.text = ""
         self.token_ids: list[int] = []
@@ -28,12 +35,8 @@ class OutputText:
         """Add a token; True if a stop string is now complete."""
         self._raw.append(token_id)
         self.token_ids.append(token_id)
-        before = len(self.text)
-        new = self._detokenizer.push([token_id])
-        self.text += new
-        # A token that shows nothing yet is part of the next character: it is not wholly before what follows.
-        self._ends.append(len(self.text) if new else len(self.text) + 1)
-        return self._find_stop(before)
+        self.text += self._detokenizer.push([token_id])
+        return self._advance()
 
     def push_silent(self, token_id: int) -> None:
         """Add a stop token: it counts as a token and shows no text."""
@@ -41,9 +44,8 @@ class OutputText:
 
     def finish(self) -> bool:
         """The sequence ended: let out what was held back (an incomplete character); True if that is a stop."""
-        before = len(self.text)
         self.text += self._detokenizer.flush()
-        return self._find_stop(before)
+        return self._advance()
 
     def stream(self, final: bool = False) -> tuple[str, list[int]]:
         """Text and ids not yet streamed that can no longer become part of a stop string."""
@@ -53,21 +55,42 @@ class OutputText:
         self._streamed, self._streamed_ids = max(self._streamed, safe), max(self._streamed_ids, whole)
         return piece, ids
 
-    def _find_stop(self, before: int) -> bool:
-        found = [at for s in self._stops if (at := self.text.find(s, max(0, before - len(s) + 1))) >= 0]
-        if not found:
+    def _advance(self) -> bool:
+        if self._detokenizer.num_pending == 0:
+            self._ends += [len(self.text)] * (len(self._raw) - len(self._ends))
+        found = len(self._raw) > self._min_tokens and self._find_stop()
+        self._checked = len(self.text)
+        return found
+
+    def _find_stop(self) -> bool:
+        first = min(((at + len(s), at) for s in self._stops if (at := self._find(s)) >= 0), default=None)
+        if first is None:
             return False
-        self.text = self.text[: min(found)]
-        keep = bisect_right(self._ends, min(found))
-        self.token_ids = self._raw[:keep]
+        self.text = self.text[: first[1]]
+        self.token_ids = self._raw[: self._num_whole(first[1])]
         return True
+
+    def _find(self, stop: str) -> int:
+        """Where the first occurrence of ``stop`` begins that is not complete within the text checked already."""
+        return self.text.find(stop, max(0, self._checked - len(stop) + 1))
+
+    def _num_whole(self, length: int) -> int:
+        """Number of tokens that are wholly within the text's first ``length`` characters."""
+        num = bisect_right(self._ends, length)
+        # The next tokens came out together; some of them may still lie before the cut.
+        end = bisect_right(self._ends, self._ends[num]) if num < len(self._ends) else len(self._raw)
+        for more in range(end - 1, num, -1):
+            if self.text.startswith(self._tokenizer.decode(self._raw[:more]), 0, length):
+                return more
+        return num
 
     def _possible_stop(self) -> int:
         """Length of the longest end of the text that begins a stop string."""
         longest = 0
         for stop in self._stops:
-            for size in range(min(len(stop) - 1, len(self.text)), longest, -1):
-                if self.text.endswith(stop[:size]):
-                    longest = size
-                    break
+            at = self.text.find(stop[0], max(0, len(self.text) - len(stop) + 1))
+            while 0 <= at < len(self.text) - longest:
+                if stop.startswith(self.text[at:]):
+                    longest = len(self.text) - at
+                at = self.text.find(stop[0], at + 1)
         return longest

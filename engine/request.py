@@ -4,35 +4,61 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alorakit.engine.errors import AlorakitError, RequestError
+from alorakit.engine.request_checks import as_bool, as_float, as_integer, as_structured, as_texts, as_tuple
 
 MAX_STOPS = 64
+MAX_STOP_CHARS = 1024
+MAX_LOGPROBS = 100
+_INTEGERS: dict[str, tuple[int, int | None]] = {
+    "max_tokens": (1, None),
+    "min_tokens": (0, None),
+    "top_k": (0, None),
+    "seed": (0, 2**64 - 1),
+    "n": (1, 256),
+    "logprobs": (0, MAX_LOGPROBS),
+    "prompt_logprobs": (0, MAX_LOGPROBS),
+}
+_OPTIONAL = ("seed", "logprobs", "prompt_logprobs")
+_FLOATS = {
+    "temperature": (0.0, 1000.0),
+    "top_p": (0.0, 1.0),
+    "min_p": (0.0, 1.0),
+    "presence_penalty": (-10.0, 10.0),
+    "frequency_penalty": (-10.0, 10.0),
+    "repetition_penalty": (0.01, 100.0),
+}
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to decode one request; the names the ecosystem knows.
+    """How to decode one request; the names the ecosystem knows, the meaning that vLLM and transformers give them.
+
+    A token's logits go through, in this order: ``structured``, the penalties, ``min_tokens``, ``temperature``,
+    ``top_k``, ``top_p``, ``min_p``. Log-probabilities are reported from the model's own logits, before all of these.
 
     Attributes:
         max_tokens: Most tokens to decode.
-        min_tokens: No end-of-sequence and no stop token before this many tokens.
+        min_tokens: No end-of-sequence and no stop token before this many tokens, and no stop string complete by then.
         temperature: 0 is greedy; else logits are divided by it.
-        top_p: Keep the smallest set of tokens whose probability reaches this.
-        top_k: Keep the most likely k tokens; 0 keeps all.
-        min_p: Keep tokens with at least this share of the most likely token's probability.
-        seed: Makes the samples reproducible, whatever else is in the batch.
+        top_p: Keep the smallest set of tokens whose probability reaches this (Holtzman et al. 2019).
+        top_k: Keep the most likely k tokens (Fan et al. 2018); 0 keeps all. Tokens as likely as the last are kept too.
+        min_p: Keep tokens with at least this share of the most likely token's probability (Nguyen et al. 2024).
+        seed: Makes the samples reproducible, whatever else is in the batch; None: a random one for each output.
         n: Number of outputs for the prompt.
         stop: Strings that end the text; they are not part of it.
         stop_token_ids: Tokens that end decoding, beside the model's end-of-sequence tokens.
         ignore_eos: Decode on through end-of-sequence tokens.
         logprobs: Report the log-probabilities of the chosen token and of this many top tokens.
         prompt_logprobs: The same for every prompt token; such a prompt is computed whole, without the prefix cache.
-        presence_penalty: Subtracted from the logit of every token decoded so far.
-        frequency_penalty: Subtracted once for every time the token was decoded.
+        presence_penalty: Subtracted from the logit of every token decoded so far (OpenAI's definition).
+        frequency_penalty: Subtracted once for every time the token was decoded (OpenAI's definition).
         repetition_penalty: Divides positive (multiplies negative) logits of tokens seen in prompt or output
-            (Keskar et al. 2019).
+            (Keskar et al. 2019); applied before the other two.
+        structured: What the text must be: a JSON schema (dict), a regular expression that all of it matches (str), or
+            one of several texts (list of str). It ends where that is complete; ``max_tokens`` may cut it short.
 
     Raises:
-        RequestError: A value is out of range.
+        RequestError: A value is out of range, or two contradict each other.
     """
 
     max_tokens: int = 16
@@ -51,40 +77,39 @@ class SamplingParams:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
+    structured: dict[str, Any] | str | tuple[str, ...] | list[str] | None = None
 
     def __post_init__(self) -> None:
-        """Check every value, and turn lists into tuples."""
-        stop = _as_tuple("stop", (self.stop,) if isinstance(self.stop, str) else self.stop)
-        if len(stop) > MAX_STOPS or any(not isinstance(s, str) or not s for s in stop):
-            raise RequestError(f"stop={stop!r} must be at most {MAX_STOPS} non-empty strings")
-        ids = _as_tuple("stop_token_ids", self.stop_token_ids)
-        if any(not isinstance(i, int) or isinstance(i, bool) or i < 0 for i in ids):
-            raise RequestError(f"stop_token_ids={ids!r} must be token ids, integers of at least 0")
-        object.__setattr__(self, "stop", stop)
-        object.__setattr__(self, "stop_token_ids", ids)
-        for name in ("max_tokens", "min_tokens", "top_k", "n", "logprobs", "prompt_logprobs", "seed"):
+        """Check every value; numbers become plain ones, lists tuples, and a schema is copied."""
+        for name, (low, high) in _INTEGERS.items():
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-                raise RequestError(f"{name}={value!r} must be an integer")
-        _within("max_tokens", self.max_tokens, 1, None)
-        _within("min_tokens", self.min_tokens, 0, self.max_tokens)
-        _within("temperature", self.temperature, 0.0, 1000.0)
+            if value is not None or name not in _OPTIONAL:
+                self._set(name, as_integer(name, value, low, high))
+        for name, (least, most) in _FLOATS.items():
+            self._set(name, as_float(name, getattr(self, name), least, most))
+        self._set("ignore_eos", as_bool("ignore_eos", self.ignore_eos))
+        stop = (self.stop,) if isinstance(self.stop, str) else self.stop
+        self._set("stop", as_texts("stop", stop, MAX_STOPS, MAX_STOP_CHARS))
+        ids = as_tuple("stop_token_ids", self.stop_token_ids)
+        self._set("stop_token_ids", tuple(as_integer("stop_token_ids", i, 0, None) for i in ids))
+        self._set("structured", as_structured(self.structured))
+        self._check_together()
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)  # the class is frozen for everybody else
+
+    def _check_together(self) -> None:
         if 0.0 < self.temperature < 1e-6:
             raise RequestError(
-                f"temperature={self.temperature!r} is below 1e-06; use temperature=0.0 for greedy decoding"
+                f"temperature={self.temperature} is below 1e-06; use temperature=0.0 for greedy decoding"
             )
-        _within("top_p", self.top_p, 0.0, 1.0)
-        _within("top_k", self.top_k, 0, None)
-        _within("min_p", self.min_p, 0.0, 1.0)
-        _within("n", self.n, 1, 256)
-        _within("presence_penalty", self.presence_penalty, -10.0, 10.0)
-        _within("frequency_penalty", self.frequency_penalty, -10.0, 10.0)
-        _within("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
         if self.top_p == 0.0:
             raise RequestError("top_p=0.0 keeps no token; use temperature=0.0 for greedy decoding")
-        for name in ("logprobs", "prompt_logprobs"):
-            if getattr(self, name) is not None:
-                _within(name, getattr(self, name), 0, 100)
+        if self.min_tokens > self.max_tokens:
+            raise RequestError(f"min_tokens={self.min_tokens} is above max_tokens={self.max_tokens}; raise max_tokens")
+        if self.structured is not None and (self.ignore_eos or self.min_tokens):
+            other = "ignore_eos=True" if self.ignore_eos else f"min_tokens={self.min_tokens}"
+            raise RequestError(f"structured ends the text where it is complete, which {other} forbids; leave one out")
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -96,20 +121,10 @@ class SamplingParams:
         """The stop tokens."""
         return frozenset(self.stop_token_ids or ())
 
-
-def _as_tuple(name: str, value: object) -> tuple[Any, ...]:
-    if value is None:
-        return ()
-    if isinstance(value, list | tuple | set | frozenset):
-        return tuple(value)
-    raise RequestError(f"{name}={value!r} must be a list")
-
-
-def _within(name: str, value: float, low: float, high: float | None) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not value >= low or (high is not None and value > high):
-        limit = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise RequestError(f"{name}={value!r} must be a number {limit}")
+    @property
+    def has_penalties(self) -> bool:
+        """Whether what was decoded (or prompted) changes the logits."""
+        return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
 
 
 @dataclass(frozen=True)

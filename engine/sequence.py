@@ -3,17 +3,15 @@
 import time
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import TYPE_CHECKING
 
 from alorakit.engine.adapters import Adapter
 from alorakit.engine.block_tree import Extra, Node
 from alorakit.engine.branches import Branches
 from alorakit.engine.errors import AlorakitError
 from alorakit.engine.output import OutputText
+from alorakit.engine.penalties import TokenCounts
 from alorakit.engine.request import RequestOutput, SamplingParams, StreamChunk, Timing, Usage
-
-if TYPE_CHECKING:
-    import torch
+from alorakit.engine.structured import Matcher
 
 
 class Status(Enum):
@@ -44,6 +42,9 @@ class Sequence:
         priority: Lower goes first.
         order: Its place among all sequences, fixed on arrival.
         leader: A running sequence that computes KV this one needs, and the number of its rows to wait for.
+        seed: What its random draws depend on, beside the indices of sample and token.
+        matcher: Where it is in its grammar, or None if it may say anything; no drafts then.
+        counts: How often each token was decoded; made when penalties first need it.
     """
 
     tokens: list[int]
@@ -71,7 +72,9 @@ class Sequence:
     token_logprobs: list[dict[int, float]] = field(default_factory=list)
     prompt_logprobs: list[dict[int, float]] = field(default_factory=list)
     branch_logprobs: list[float] | None = None
-    generator: "torch.Generator | None" = None
+    seed: int = 0
+    matcher: Matcher | None = None
+    counts: TokenCounts | None = None
     arrived: float = field(default_factory=time.perf_counter)
     admitted: float | None = None
     first_token: float | None = None
@@ -139,6 +142,9 @@ class Sequence:
             output.finish()
             self.finish_reason = "stop"
         elif output.push(token):
+            self.finish_reason = "stop"
+        elif self.matcher is not None and self.matcher.is_complete(self.completion):
+            output.finish()
             self.finish_reason = "stop"
         elif len(self.tokens) >= self.max_len:
             self.finish_reason = "stop" if output.finish() else "length"

@@ -5,6 +5,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer as Backend
+
 from alorakit.engine.chat_template import ChatTemplate
 from alorakit.engine.errors import RequestError, TokenizerError
 from alorakit.engine.marks import Marks, Piece
@@ -24,6 +26,7 @@ class Tokenizer:
         bos_token_id: Its id, or None.
         vocab_size: Number of ids, added tokens included.
         special_ids: Ids that decoding skips.
+        byte_ids: Ids of single bytes (SentencePiece's byte fallback), which decode only together with their neighbours.
         chat_template: Text of the chat template, or None.
         now: Moment that a template sees when it asks for the date (frozen at construction).
         splice_fallbacks: How many messages with ``token_ids`` had to be rendered from their text instead.
@@ -43,6 +46,7 @@ class Tokenizer:
         self.vocab_size = int(self._backend.get_vocab_size(with_added_tokens=True))
         added = self._backend.get_added_tokens_decoder()
         self.special_ids = frozenset(index for index, token in added.items() if token.special)
+        self.byte_ids = _byte_ids(self._backend)
         self.splice_fallbacks = 0
         template = files.template or ""
         # As transformers does: a token is the template's to write if it is special or the template spells it.
@@ -98,6 +102,14 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Text of ``ids``; bytes that are not UTF-8 become U+FFFD."""
         return str(self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
+
+    def has_text(self, token_id: int) -> bool:
+        """Whether an id is a token that decoding does not skip."""
+        return token_id not in self.special_ids and self._backend.id_to_token(token_id) is not None
+
+    def to_json(self) -> str:
+        """The tokenizer as the text of a ``tokenizer.json``, every added token in it."""
+        return str(self._backend.to_str())
 
     def render(
         self,
@@ -250,3 +262,11 @@ def _without_ids(messages: Sequence[Message]) -> list[dict[str, Any]]:
             raise RequestError(f"message {index} is {message!r:.80}; expected a mapping with 'role' and 'content'")
         plain.append({key: value for key, value in message.items() if key != "token_ids" and value is not None})
     return plain
+
+
+def _byte_ids(backend: Backend) -> frozenset[int]:
+    """Ids of ``<0x00>`` to ``<0xFF>`` if the decoder turns them into bytes."""
+    if backend.decoder is None or b"ByteFallback" not in backend.decoder.__getstate__():
+        return frozenset()
+    ids = (backend.token_to_id(f"<0x{byte:02X}>") for byte in range(256))
+    return frozenset(index for index in ids if index is not None)

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from alorakit.engine.engine import Engine
+from alorakit.engine.tokenizer import Tokenizer
 
 ALL_SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 QKV = ["q_proj", "k_proj", "v_proj"]
 INVOCATION = [301, 17, 302]
+TOKENIZERS = ("byte-level", "byte-fallback")
 
 
 # Of each family what its class is named, and what differs from three narrow layers. "llama3-rope" has the rest of
@@ -152,3 +154,16 @@ def tiny_engine(tiny_models):
     for engine in engines:
         engine.check_integrity()
         engine.close()
+
+
+@pytest.fixture(scope="session")
+def tokenizers(tiny_tokenizer_dir, sentencepiece_dir) -> dict[str, Tokenizer]:
+    """A tokenizer of each kind."""
+    folders = (tiny_tokenizer_dir, sentencepiece_dir)
+    return {kind: Tokenizer.from_pretrained(folder) for kind, folder in zip(TOKENIZERS, folders, strict=True)}
+
+
+@pytest.fixture(params=TOKENIZERS)
+def tokenizer(request, tokenizers) -> Tokenizer:
+    """One tokenizer after the other."""
+    return tokenizers[request.param]
