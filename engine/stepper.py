@@ -66,7 +66,7 @@ class Stepper:
 
     def give_up(self, ticket: Ticket) -> None:
         """End a ticket's sequences before the next step, if they have not ended."""
-        if ticket.done.done():
+        if ticket.num_open == 0:
             return
         with self._condition:
             self._given_up.append(ticket)

@@ -33,13 +33,12 @@ SENTENCES = [
 
 
 @pytest.fixture(autouse=True)
-def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Tiny products are faster on one thread, and do not wait for a busy machine's second core."""
+def one_thread() -> Iterator[None]:
+    """Tiny products are faster on one thread, and no thread waits for one that a busy machine has no core for."""
     import torch
 
     before = torch.get_num_threads()
-    if request.node.get_closest_marker("smollm") is None:
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 
