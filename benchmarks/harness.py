@@ -123,6 +123,8 @@ def report(
         print(row)
     rounds = len(timings[baseline].seconds)
     print(f"{rounds} rounds; {dropped} dropped, in which a contestant took over {ACCIDENT:g} times its own minimum")
+    if dropped > rounds:
+        print("more rounds were dropped than kept: the machine was busy, and another run may say something else")
     for target in targets:
         print(target)
     result: dict[str, object] = {
@@ -136,5 +138,5 @@ def report(
         "machine": platform.processor() or platform.machine(),
         **extra,
     }
-    print(json.dumps(result))
+    print(json.dumps(result), flush=True)
     return result

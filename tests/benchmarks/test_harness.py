@@ -41,5 +41,11 @@ def test_report_ends_in_json_with_ratios_of_medians_and_targets(capsys):
     assert "MISSED  share: 11%, target at most 10%" in lines
 
 
+@pytest.mark.parametrize("dropped", [3, 4])
+def test_more_rounds_dropped_than_kept_is_said(capsys, dropped):
+    report("title", timings(us=[1.0, 2.0, 3.0]), "us", dropped)
+    assert ("more rounds were dropped than kept" in capsys.readouterr().out) == (dropped > 3)
+
+
 def test_scaled_timings_are_those_of_all_the_work():
     assert Timings("part", [1.0, 2.0, 4.0]).scaled(8).median == 16.0
