@@ -24,6 +24,13 @@ def test_a_round_with_an_accident_is_dropped_for_all():
     assert dropped == 2
 
 
+def test_a_lucky_round_of_uneven_work_makes_no_accident_of_the_others():
+    seconds = timings(drafted=[0.1, 1.0, 1.0, 1.0], them=[8.0, 8.0, 8.0, 25.0])
+    clean, dropped = drop_accidents(seconds, uneven=["drafted"])
+    assert clean == timings(drafted=[0.1, 1.0, 1.0], them=[8.0, 8.0, 8.0])
+    assert dropped == 1
+
+
 def test_no_round_without_an_accident_is_no_result():
     with pytest.raises(SystemExit, match="no round went undisturbed"):
         drop_accidents(timings(us=[1.0, 4.0], them=[40.0, 10.0]))
