@@ -99,15 +99,15 @@ def main() -> None:
         def theirs(turn: int) -> None:
             peft_peer.generate_one_by_one(peer, make_prompts(1, args.prompt, THEIRS, turn), args.new)
 
-        alone, alone_dropped = drop_accidents(interleave({OURS: single, THEIRS: theirs}, args.single_rounds))
+        alone, dropped = drop_accidents(interleave({OURS: single, THEIRS: theirs}, args.single_rounds))
+        overhead = 100 * share_outside_model(single.seconds)
+        targets = [
+            Target("single stream against transformers", alone[THEIRS].median / alone[OURS].median, 2),
+            Target("single stream, step time outside the model", overhead, 10, at_least=False, unit="%"),
+        ]
+        title = f"One request: {args.prompt} tokens in, {args.new} out"
+        first = report(title, alone, OURS, dropped, targets, step_seconds=single.seconds)
         many, dropped = measure_batch(engine, peer, adapters, args)
-    overhead = share_outside_model(single.seconds)
-    targets = [
-        Target("single stream against transformers", alone[THEIRS].median / alone[OURS].median, 2),
-        Target("single stream, step time outside the model", 100 * overhead, 10, at_least=False, unit="%"),
-    ]
-    title = f"One request: {args.prompt} tokens in, {args.new} out"
-    first = report(title, alone, OURS, alone_dropped, targets, step_seconds=single.seconds)
     targets = [
         Target("base against one by one", many[ONE_BY_ONE].median / many[BASE].median, 8),
         Target("base against a padded batch", many[PADDED].median / many[BASE].median, 1.8),

@@ -5,7 +5,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -79,8 +79,13 @@ def interleave(contestants: dict[str, Callable[[int], object]], rounds: int, war
     return {name: Timings(name, values) for name, values in seconds.items()}
 
 
-def drop_accidents(timings: dict[str, Timings]) -> tuple[dict[str, Timings], int]:
+def drop_accidents(timings: dict[str, Timings], uneven: Collection[str] = ()) -> tuple[dict[str, Timings], int]:
     """Leave out, for all contestants alike, the rounds in which one took over ``ACCIDENT`` times its own minimum.
+
+    Args:
+        timings: By contestant.
+        uneven: Contestants whose work differs from round to round (drafts): a lucky round would be their minimum, and
+            their honest ones would be left out, so no round is left out on their account.
 
     Returns:
         The timings without them, and how many were left out.
@@ -89,8 +94,8 @@ def drop_accidents(timings: dict[str, Timings]) -> tuple[dict[str, Timings], int
         SystemExit: No round is left; the machine is too busy to measure on.
     """
     rounds = range(len(next(iter(timings.values())).seconds))
-    limits = {name: ACCIDENT * min(t.seconds) for name, t in timings.items()}
-    kept = [i for i in rounds if all(t.seconds[i] <= limits[name] for name, t in timings.items())]
+    limits = {name: ACCIDENT * min(t.seconds) for name, t in timings.items() if name not in uneven}
+    kept = [i for i in rounds if all(timings[name].seconds[i] <= limit for name, limit in limits.items())]
     if not kept:
         sys.exit("no round went undisturbed; run the benchmark again when the machine is quieter")
     clean = {name: Timings(name, [t.seconds[i] for i in kept]) for name, t in timings.items()}
@@ -123,6 +128,8 @@ def report(
         print(row)
     rounds = len(timings[baseline].seconds)
     print(f"{rounds} rounds; {dropped} dropped, in which a contestant took over {ACCIDENT:g} times its own minimum")
+    if dropped > rounds:
+        print("more rounds were dropped than kept: the machine was busy, and another run may say something else")
     for target in targets:
         print(target)
     result: dict[str, object] = {
@@ -136,5 +143,5 @@ def report(
         "machine": platform.processor() or platform.machine(),
         **extra,
     }
-    print(json.dumps(result))
+    print(json.dumps(result), flush=True)
     return result

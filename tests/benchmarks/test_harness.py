@@ -24,6 +24,13 @@ def test_a_round_with_an_accident_is_dropped_for_all():
     assert dropped == 2
 
 
+def test_a_lucky_round_of_uneven_work_makes_no_accident_of_the_others():
+    seconds = timings(drafted=[0.1, 1.0, 1.0, 1.0], them=[8.0, 8.0, 8.0, 25.0])
+    clean, dropped = drop_accidents(seconds, uneven=["drafted"])
+    assert clean == timings(drafted=[0.1, 1.0, 1.0], them=[8.0, 8.0, 8.0])
+    assert dropped == 1
+
+
 def test_no_round_without_an_accident_is_no_result():
     with pytest.raises(SystemExit, match="no round went undisturbed"):
         drop_accidents(timings(us=[1.0, 4.0], them=[40.0, 10.0]))
@@ -39,6 +46,12 @@ def test_report_ends_in_json_with_ratios_of_medians_and_targets(capsys):
     assert last["targets"]["speed"] == {"value": 12.5, "limit": 12.0, "met": True}
     assert "met     speed: 12.5x, target at least 12x" in lines
     assert "MISSED  share: 11%, target at most 10%" in lines
+
+
+@pytest.mark.parametrize("dropped", [3, 4])
+def test_more_rounds_dropped_than_kept_is_said(capsys, dropped):
+    report("title", timings(us=[1.0, 2.0, 3.0]), "us", dropped)
+    assert ("more rounds were dropped than kept" in capsys.readouterr().out) == (dropped > 3)
 
 
 def test_scaled_timings_are_those_of_all_the_work():
