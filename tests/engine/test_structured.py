@@ -58,7 +58,7 @@ def test_every_answer_fits(tiny_engine, grammar, temperature):
         assert len(output.logprobs) == len(output.token_ids)
     if temperature:
         assert len({o.text for o in outputs}) > 1
-    assert engine._loop._sampler.structured_seconds > 0.0
+    assert engine._sampler.structured_seconds > 0.0
 
 
 def test_a_batch_of_all_kinds_says_what_each_says_alone(tiny_engine):
@@ -242,9 +242,9 @@ def test_a_model_without_end_of_sequence(tiny_tokenizer_dir):
 
 def test_without_end_of_sequence_the_text_ends_where_the_grammar_does(tiny_engine, monkeypatch):
     engine = tiny_engine()
-    for owner in (engine._loop, engine._loop._sampler):
+    for owner in (engine.loop, engine._sampler):
         monkeypatch.setattr(owner, "_eos", frozenset())
-    monkeypatch.setattr(engine._admission, "_grammars", Grammars(engine.tokenizer, 512, frozenset()))
+    monkeypatch.setattr(engine.intake._admission, "_grammars", Grammars(engine.tokenizer, 512, frozenset()))
     for grammar in (REGEX, CHOICES, SCHEMA):
         (output,) = engine.generate(PROMPT, SamplingParams(max_tokens=200, temperature=1.0, seed=1, structured=grammar))
         assert fits(output.text, grammar)
@@ -264,9 +264,9 @@ def test_one_matcher_that_fails_fails_one_request(tiny_engine, monkeypatch):
         advance(self, completion)
 
     monkeypatch.setattr(Matcher, "advance", failing)
-    victim, healthy = (engine._admission.sequence(list(PROMPT), params, None) for _ in range(2))
+    victim, healthy = (engine.intake.requests([PROMPT], params, None)[0] for _ in range(2))
     with pytest.raises(RequestError, match="structured output failed: boom"):
-        engine._loop.run([victim, healthy])
+        engine.loop.run([victim, healthy])
     assert isinstance(victim.error.__cause__, ZeroDivisionError)
     assert victim.finish_reason == "error" and len(victim.completion) == 2
     assert healthy.error is None and healthy.completion == want.token_ids
@@ -277,11 +277,11 @@ def test_a_grammar_that_becomes_too_complex_fails_one_request(tiny_engine):
     # The penalty makes "x" ever more likely.
     bad = SamplingParams(max_tokens=60, structured="((x{1,1000}){1,1000}){1,1000}y", frequency_penalty=-10.0)
     victim, healthy = (
-        engine._admission.sequence(list(PROMPT), params, None)
+        engine.intake.requests([PROMPT], params, None)[0]
         for params in (bad, SamplingParams(max_tokens=40, structured=REGEX))
     )
     with pytest.raises(RequestError, match=r"structured output failed after .* tokens"):
-        engine._loop.run([victim, healthy])
+        engine.loop.run([victim, healthy])
     assert healthy.error is None and fits(healthy.output.text, REGEX)
 
 
