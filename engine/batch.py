@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alorakit.engine.adapters import Adapter, BatchedAdapters
+from alorakit.engine.adapter_slots import AdapterSlots
+from alorakit.engine.adapters import Adapter
+from alorakit.engine.batched_adapters import BatchedAdapters
 from alorakit.engine.block_pool import slot_runs
 from alorakit.engine.branches import additive_mask
 from alorakit.engine.model_config import ModelConfig
@@ -44,8 +46,15 @@ class Batch:
     entries: list[Entry]
 
 
-def build(plan: Schedule, config: ModelConfig, block_size: int, dtype: torch.dtype, device: torch.device) -> Batch:
-    """Lay the scheduled rows out one after the other.
+def build(
+    plan: Schedule,
+    config: ModelConfig,
+    block_size: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    slots: AdapterSlots,
+) -> Batch:
+    """Lay the scheduled rows out one after the other; the adapters in use are resident in ``slots``.
 
     rows       | entry 0: tokens start … end, then its branches or draft | entry 1 …
     KV index   | start … end-1, end …                                    |
@@ -82,7 +91,7 @@ def build(plan: Schedule, config: ModelConfig, block_size: int, dtype: torch.dty
         copies=plan.copies,
         writes=writes,
         spans=spans,
-        adapters=BatchedAdapters(segments) if segments else None,
+        adapters=BatchedAdapters(slots, segments) if segments else None,
         logits_rows=torch.tensor(logits_rows, dtype=torch.int64, device=device),
         wanted=[entry for entry in plan.entries if entry.logits_rows],
         entries=plan.entries,

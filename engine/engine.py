@@ -2,13 +2,14 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Seq
 from pathlib import Path
 from types import TracebackType
 
 import torch
 
+from alorakit.engine.adapter_slots import AdapterSlots
 from alorakit.engine.adapters import AdapterInfo
 from alorakit.engine.admission import Admission, Prompt, as_prompts, per_prompt
 from alorakit.engine.attention import KVCache, derive_blocks
@@ -54,7 +55,8 @@ class Engine:
         self._tree = BlockTree(blocks, config.block_size)
         cache = KVCache(model.config, blocks, config.block_size, model.dtype, model.device)
         self._runner = Runner(model, cache)
-        self._scheduler = Scheduler(config, self._tree)
+        slots = AdapterSlots(model.config, model.device, model.dtype, config.max_adapters)
+        self._scheduler = Scheduler(config, self._tree, slots)
         eos = {*model.config.eos_token_ids, tokenizer.eos_token_id}
         eos_ids = frozenset(i for i in eos if i is not None and 0 <= i < model.config.vocab_size)
         self._loop = Loop(self._scheduler, self._runner, Sampler(eos_ids), eos_ids)
@@ -109,8 +111,8 @@ class Engine:
     # --- adapters -----------------------------------------------------------------------------------------------
 
     @property
-    def adapters(self) -> dict[str, AdapterInfo]:
-        """Registered adapters by name."""
+    def adapters(self) -> Mapping[str, AdapterInfo]:
+        """Registered adapters by name: a read-only snapshot."""
         return self._registry.infos
 
     def add_adapter(self, name: str, path: str | Path, replace: bool = False, layout: str | None = None) -> AdapterInfo:
@@ -231,7 +233,7 @@ class Engine:
         )
 
     def check_integrity(self) -> None:
-        """Prove that every KV block is free, cached or held by one running request (AssertionError if not)."""
+        """Prove that every KV block and every adapter slot is accounted for (AssertionError if not)."""
         self._scheduler.check_integrity()
 
     def close(self) -> None:
@@ -241,7 +243,8 @@ class Engine:
         self._closed = True
         for sequence in [*self._scheduler.running, *self._scheduler.waiting]:
             self._scheduler.end(sequence, "abort")
-        self._registry.clear()
+        self._registry.close()
+        self._scheduler.slots.clear()
         self._runner.free()
 
     def _check_open(self) -> None:

@@ -29,7 +29,8 @@ class Loop:
         plan = self._scheduler.schedule()
         try:
             model = self._runner.model
-            batch = batches.build(plan, model.config, self._runner.cache.block_size, model.dtype, model.device)
+            size, slots = self._runner.cache.block_size, self._scheduler.slots
+            batch = batches.build(plan, model.config, size, model.dtype, model.device, slots)
             logits = self._runner.run(batch)
             tokens = self._sampler.sample(logits, batch.wanted)
         except BaseException:

@@ -4,6 +4,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 
+from alorakit.engine.adapter_slots import AdapterSlots
 from alorakit.engine.block_tree import BlockTree, Match, Node, extra_at
 from alorakit.engine.config import EngineConfig
 from alorakit.engine.drafts import AnswerHistory
@@ -70,9 +71,9 @@ class Schedule:
 class Scheduler:
     """Owns the queues and, through the tree, every block."""
 
-    def __init__(self, config: EngineConfig, tree: BlockTree) -> None:
-        """Empty queues over ``tree``."""
-        self.tree = tree
+    def __init__(self, config: EngineConfig, tree: BlockTree, slots: AdapterSlots) -> None:
+        """Empty queues over ``tree`` and ``slots``."""
+        self.tree, self.slots = tree, slots
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
@@ -128,12 +129,14 @@ class Scheduler:
             self.answers.add(sequence.adapter.info.digest, sequence.completion)
         if sequence in self.running:
             self.running.remove(sequence)
+            self._unpin(sequence)
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
         self._release(sequence)
 
     def check_integrity(self) -> None:
-        """Every block is free, cached, or private to exactly one running sequence."""
+        """Every block is free, cached, or private to exactly one running sequence, and so with adapters' pins."""
+        self.slots.check_integrity([s.adapter for s in self.running if s.adapter and s.extra])
         self.tree.check_integrity([b for s in self.running for b in s.blocks[len(s.nodes) :]])
 
     def _entry(self, sequence: Sequence, budget: int) -> Entry | None:
@@ -177,6 +180,7 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
+        self._unpin(sequence)
         self._release(sequence)
         sequence.num_computed = 0
         sequence.status = Status.WAITING
@@ -185,10 +189,16 @@ class Scheduler:
 
     def _admit(self, plan: Schedule, budget: int) -> None:
         passed: list[Sequence] = []
+        short_of_slots = False
         while self.waiting and budget > 0 and len(self.running) < self._max_seqs:
             sequence = self.waiting.popleft()
             match = self._match(sequence)
-            if self._should_wait(sequence, match.num_tokens):
+            # Behind one that waits for a slot nobody pins another, so that its turn comes.
+            if self._should_wait(sequence, match.num_tokens) or (short_of_slots and sequence.extra is not None):
+                passed.append(sequence)
+                continue
+            if not self._pin(sequence):
+                short_of_slots = True
                 passed.append(sequence)
                 continue
             held = [*match.nodes, *([match.partial] if match.partial else [])]
@@ -204,6 +214,7 @@ class Scheduler:
                 private = self.tree.allocate(total - len(shared), after)
             if private is None:
                 self.tree.release(match.nodes)
+                self._unpin(sequence)
                 self.waiting.appendleft(sequence)
                 break
             if match.partial:
@@ -219,6 +230,14 @@ class Scheduler:
                 plan.entries.append(entry)
                 budget -= entry.num_rows
         self.waiting.extendleft(reversed(passed))
+
+    def _pin(self, sequence: Sequence) -> bool:
+        """Hold the sequence's adapter on the device; False if there is no slot for it. A base request needs none."""
+        return sequence.adapter is None or sequence.activation is None or self.slots.acquire(sequence.adapter)
+
+    def _unpin(self, sequence: Sequence) -> None:
+        if sequence.adapter is not None and sequence.activation is not None:
+            self.slots.release(sequence.adapter)
 
     def _match(self, sequence: Sequence) -> Match:
         if sequence.sampling.prompt_logprobs is not None:  # every prompt row must enter the model
