@@ -12,6 +12,7 @@ from alorakit.engine.adapter_slots import AdapterSlots
 from alorakit.engine.adapters import FUSED, Adapter, AdapterInfo, AdapterWeights, LoraPair, linear_shapes
 from alorakit.engine.batched_adapters import BatchedAdapters
 from alorakit.engine.model_config import ModelConfig
+from alorakit.kernels.ops import LoraStack
 
 from .conftest import ALL_SEVEN, QKV, hf_config
 
@@ -135,6 +136,29 @@ def test_a_batch_is_not_used_after_adapters_moved():
     assert slots.acquire(make(1))
     with pytest.raises(AssertionError, match="moved"):
         batch(0, "qkv", torch.zeros(1, 64), torch.zeros(1, 128))
+
+
+@pytest.mark.parametrize("method", ["write", "resized"])
+@pytest.mark.parametrize("calls", [0, 2])
+def test_a_load_that_fails_leaves_the_others_as_they_were(monkeypatch, method, calls):
+    slots, first, second = slots_of(4), make(0), make(1)
+    assert slots.acquire(first)
+    original, left = getattr(LoraStack, method), iter(range(calls))
+
+    def failing(*args):
+        if next(left, None) is None:
+            raise MemoryError
+        return original(*args)
+
+    monkeypatch.setattr(LoraStack, method, failing)
+    with pytest.raises(MemoryError):
+        slots.acquire(second)
+    slots.check_integrity([first])
+    assert (slots.is_resident(second), slots.num_loads) == (False, 1)
+    check_deltas(slots, [None, first], 2, "qkv")
+    monkeypatch.undo()
+    assert slots.acquire(second)
+    check_deltas(slots, [second, first], 2, "qkv")
 
 
 def test_clear_lets_go_of_everything():
