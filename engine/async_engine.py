@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from alorakit.engine.adapters import AdapterInfo
 from alorakit.engine.admission import Prompt
 from alorakit.engine.engine import Engine
-from alorakit.engine.errors import ClosedError, ConfigError, EngineBusyError, RequestError
+from alorakit.engine.errors import ClosedError, ConfigError, RequestError
 from alorakit.engine.request import RequestOutput, SamplingParams, ScoreResult, StreamChunk
 from alorakit.engine.scoring import combine
 from alorakit.engine.sequence import Sequence
@@ -126,8 +126,8 @@ class AsyncEngine:
         self._open().remove_adapter(name)
 
     @property
-    def adapters(self) -> dict[str, AdapterInfo]:
-        """Registered adapters by name."""
+    def adapters(self) -> Mapping[str, AdapterInfo]:
+        """Registered adapters by name: a read-only snapshot."""
         return self._engine.adapters
 
     def stats(self) -> EngineStats:

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alorakit.engine.adapters import Adapter, BatchedAdapters
+from alorakit.engine.adapter_slots import AdapterSlots
+from alorakit.engine.adapters import Adapter
 from alorakit.engine.attention import AttentionInput, KVCache
 from alorakit.engine.attention_plan import PlacedEntry, Planner
+from alorakit.engine.batched_adapters import BatchedAdapters
 from alorakit.engine.block_pool import slot_runs
 from alorakit.engine.model import Decoder
 from alorakit.engine.schedule import BlockCopy, Entry, Schedule
@@ -38,8 +40,8 @@ class Batch:
     entries: list[Entry]
 
 
-def build(plan: Schedule, model: Decoder, cache: KVCache) -> Batch:
-    """Lay the scheduled rows out one after the other, each adapter's together.
+def build(plan: Schedule, model: Decoder, cache: KVCache, adapters: AdapterSlots) -> Batch:
+    """Lay the scheduled rows out one after the other, each adapter's together; ``adapters`` holds those in use.
 
     rows       | entry 0: tokens start … end, then its branches or draft | entry 1 …
     KV index   | start … end-1, end …                                    |
@@ -77,7 +79,7 @@ def build(plan: Schedule, model: Decoder, cache: KVCache) -> Batch:
         positions=torch.tensor(positions, dtype=torch.int64, device=device),
         copies=plan.copies,
         attention=AttentionInput(slots.to(device), tuple(runs), plans),
-        adapters=BatchedAdapters(segments) if segments else None,
+        adapters=BatchedAdapters(adapters, segments) if segments else None,
         logits_rows=torch.tensor(logits_rows, dtype=torch.int64, device=device),
         wanted=[entry for entry in plan.entries if entry.logits_rows],
         entries=plan.entries,

@@ -29,6 +29,8 @@ class EngineConfig:
         max_model_len: Longest sequence (prompt and completion) in tokens; None: the model's own limit.
         on_missing_invocation: What to do when an aLoRA's invocation is not in the prompt: ``"error"``,
             ``"append"`` (add it at the end) or ``"base"`` (answer with the base model, as PEFT does silently).
+        max_adapters: Most adapters in the device's memory at once; the least recently used one is swapped out for the
+            next, and a request whose adapter finds no room waits. Any number may be registered.
         max_draft_tokens: Longest guess at an adapter's answer, taken from its past answers and verified in the same
             pass; the answers do not change. 0 turns it off.
         num_threads: CPU threads; None leaves torch's setting.
@@ -48,8 +50,8 @@ class EngineConfig:
     max_num_batched_tokens: int = 1024
     max_waiting: int = 4096
     max_model_len: int | None = None
-    max_adapters: int = 16
     on_missing_invocation: Literal["error", "append", "base"] = "error"
+    max_adapters: int = 16
     max_draft_tokens: int = 8
     num_threads: int | None = None
     pack_weights: bool = True
@@ -60,7 +62,7 @@ class EngineConfig:
         _one_of("dtype", self.dtype, DTYPES)
         _one_of("device", str(self.device).split(":")[0], DEVICES)
         _one_of("on_missing_invocation", self.on_missing_invocation, MISSING_INVOCATION)
-        for name in ("block_size", "max_num_seqs", "max_num_batched_tokens", "max_waiting"):
+        for name in ("block_size", "max_num_seqs", "max_num_batched_tokens", "max_waiting", "max_adapters"):
             _positive(name, getattr(self, name))
         limit = 4 * (os.cpu_count() or 1)
         if self.num_threads is not None and (type(self.num_threads) is not int or self.num_threads > limit):

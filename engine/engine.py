@@ -1,7 +1,7 @@
 """The engine: prompts in, answers out; base, LoRA and aLoRA requests in one batch over one KV cache."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Seq
 from pathlib import Path
 from types import TracebackType
@@ -53,7 +53,8 @@ class Engine:
         cache = KVCache(model.config, blocks, config.block_size, model.dtype, model.device)
         self._runner = Runner(model, cache)
         self._counters = Counters()
-        self.scheduler = Scheduler(config, self._tree, AdapterSlots(), self._counters)
+        slots = AdapterSlots(model.config, model.device, model.dtype, config.max_adapters)
+        self.scheduler = Scheduler(config, self._tree, slots, self._counters)
         eos = {*model.config.eos_token_ids, tokenizer.eos_token_id}
         eos_ids = frozenset(i for i in eos if i is not None and 0 <= i < model.config.vocab_size)
         self._sampler = Sampler(eos_ids)
@@ -93,8 +94,8 @@ class Engine:
     # --- adapters -----------------------------------------------------------------------------------------------
 
     @property
-    def adapters(self) -> dict[str, AdapterInfo]:
-        """Registered adapters by name."""
+    def adapters(self) -> Mapping[str, AdapterInfo]:
+        """Registered adapters by name: a read-only snapshot."""
         return self._registry.infos
 
     def add_adapter(self, name: str, path: str | Path, replace: bool = False, layout: str | None = None) -> AdapterInfo:
@@ -252,7 +253,7 @@ class Engine:
         return EngineStats.collect(self._counters, self.scheduler, self._sampler, self._registry, self.tokenizer)
 
     def check_integrity(self) -> None:
-        """Prove that every KV block is free, cached or held by one running request (AssertionError if not)."""
+        """Prove that every KV block and every adapter slot is accounted for (AssertionError if not)."""
         self.scheduler.check_integrity()
 
     def close(self) -> None:
@@ -262,7 +263,8 @@ class Engine:
         self._closed = True
         for sequence in [*self.scheduler.running, *self.scheduler.waiting]:
             self.scheduler.end(sequence, "abort")
-        self._registry.clear()
+        self._registry.close()
+        self.scheduler.slots.clear()
         self._runner.free()
 
     def check_open(self) -> None:

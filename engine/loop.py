@@ -14,7 +14,7 @@ from alorakit.engine.schedule import Schedule
 from alorakit.engine.scheduler import Scheduler
 from alorakit.engine.sequence import Sequence, Status
 
-F = TypeVar("F", bound=Callable[..., Any])
+R = TypeVar("R")
 
 
 def as_step_error(cause: BaseException) -> AlorakitError:
@@ -41,7 +41,9 @@ class Loop:
         self._scheduler, self._counters, self._eos = scheduler, counters, eos_token_ids
         # Looked up at each call, so that a test or a profiler can put its own function in place.
         self._schedule = self._timed("schedule", lambda: scheduler.schedule())
-        self._build = self._timed("build", lambda plan: batches.build(plan, runner.model, runner.cache))
+        self._build = self._timed(
+            "build", lambda plan: batches.build(plan, runner.model, runner.cache, scheduler.slots)
+        )
         self._run = self._timed("model", lambda batch: runner.run(batch))
         self._sample = self._timed("sample", lambda logits, wanted: sampler.sample(logits, wanted))
         self._finish = self._timed("finish", self._advance_all)
@@ -143,14 +145,14 @@ class Loop:
         except Exception as exc:  # its text cannot be had; the others' can
             sequence.error = as_step_error(exc)
 
-    def _timed(self, stage: str, function: F) -> F:
+    def _timed(self, stage: str, function: Callable[..., R]) -> Callable[..., R]:
         """``function``, its time added to the stage's."""
 
-        def run(*args: Any) -> Any:
+        def run(*args: Any) -> R:
             start = time.perf_counter()
             try:
                 return function(*args)
             finally:
                 self._counters.seconds[stage] += time.perf_counter() - start
 
-        return run  # type: ignore[return-value]
+        return run

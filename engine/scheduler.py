@@ -125,9 +125,7 @@ class Scheduler:
     def check_integrity(self) -> None:
         """Every block is free, cached, or private to exactly one running sequence; adapters are pinned as they run."""
         self.blocks.tree.check_integrity([b for s in self.running for b in s.blocks[len(s.nodes) :]])
-        self.slots.check_integrity()
-        pinned = {s.adapter.info.digest for s in self.running if s.adapter is not None}
-        assert len(pinned) == self.slots.num_pinned
+        self.slots.check_integrity([s.active_adapter for s in self.running if s.active_adapter is not None])
         assert all(s.status is Status.RUNNING for s in self.running)
         assert all(s.status is Status.WAITING and not s.blocks for s in self.waiting)
 
@@ -174,8 +172,8 @@ class Scheduler:
     def _leave(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
         self.blocks.release(sequence)
-        if sequence.adapter is not None:
-            self.slots.release(sequence.adapter)
+        if sequence.active_adapter is not None:
+            self.slots.release(sequence.active_adapter)
 
     def _admit(self) -> None:
         """Let waiting sequences in, in order. One that finds no room holds back those after it."""
@@ -183,7 +181,7 @@ class Scheduler:
         for sequence in list(self.waiting):
             if self.plan.num_rows >= self._max_tokens:
                 return
-            if sequence.waits_for_leader or (slot_lacking and sequence.adapter is not None):
+            if sequence.waits_for_leader or (slot_lacking and sequence.active_adapter is not None):
                 continue
             outcome = self._try_admit(sequence)
             while outcome is Outcome.NO_ROOM and self._preempt_for(sequence):
@@ -210,12 +208,12 @@ class Scheduler:
             sequence.leader = find_leader(sequence, have, self.running, self._least_shared)
             if sequence.leader is not None:
                 return Outcome.WAITS
-        if sequence.adapter is not None and not self.slots.acquire(sequence.adapter):
+        if sequence.active_adapter is not None and not self.slots.acquire(sequence.active_adapter):
             return Outcome.NO_SLOT
         copies = self.blocks.admit(sequence, match, tail)
         if copies is None:
-            if sequence.adapter is not None:
-                self.slots.release(sequence.adapter)
+            if sequence.active_adapter is not None:
+                self.slots.release(sequence.active_adapter)
             return Outcome.NO_ROOM
         self.plan.copies += copies
         self.waiting.remove(sequence)

@@ -88,6 +88,11 @@ class Sequence:
         return Extra(self.adapter.info.digest, self.activation)
 
     @property
+    def active_adapter(self) -> Adapter | None:
+        """The adapter if any row is adapted."""
+        return None if self.activation is None else self.adapter
+
+    @property
     def writer(self) -> str | None:
         """Digest of the adapter whose request computes this sequence's KV (its base part too); None for the base."""
         return None if self.adapter is None else self.adapter.info.digest

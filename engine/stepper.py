@@ -110,7 +110,7 @@ class Stepper:
                 sequence.error = sequence.error or as_step_error(exc)
         with self._condition:
             self._stopping = True
-            tickets = {ticket: None for ticket in (*self._tickets.values(), *self._added)}
+            tickets = dict.fromkeys((*self._tickets.values(), *self._added))
             self._added.clear()
         self._end(s for ticket in tickets for s in ticket.sequences)
         with self._condition:

@@ -3,20 +3,24 @@
 Every op has a float32 specification of the same name in :mod:`alorakit.kernels.reference`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from alorakit.kernels import torch_ops
+from alorakit.kernels import lora, torch_ops
 from alorakit.kernels.attention_types import AttentionPlan, AttentionSpan, BlockSpan, Runs, SharedSpan
+from alorakit.kernels.lora import LoraWindow
+from alorakit.kernels.lora_stack import LoraStack
 from alorakit.kernels.torch_attention import TorchPagedAttention
 
 __all__ = [
     "AttentionPlan",
     "AttentionSpan",
     "BlockSpan",
+    "LoraStack",
+    "LoraWindow",
     "PagedAttention",
     "Runs",
     "SharedSpan",
@@ -25,6 +29,8 @@ __all__ = [
     "kv_write",
     "linear_packed",
     "lora_delta",
+    "lora_dtypes",
+    "lora_windows",
     "pack_weight",
     "paged_attention",
     "rms_norm",
@@ -74,16 +80,42 @@ def silu_mul(x: Tensor) -> Tensor:
     return torch_ops.silu_mul(x)
 
 
-def lora_delta(out: Tensor, x: Tensor, a: Tensor, b: Tensor) -> None:
-    """Add ``(x A^T) B`` to ``out``, in place.
+def lora_delta(out: Tensor, x: Tensor, stack: LoraStack, windows: Iterable[LoraWindow]) -> None:
+    """Add to every adapted row of ``out``, in place, its adapter's ``(x A) B``.
+
+    Semantics, for a row r of slot s and a tile t, with p = ``stack.tile_parts[t]`` and R = rank::
+
+        out[r, columns of t] += (x[r] @ stack.a[s, :, p * R : (p + 1) * R]) @ stack.b[s, t]
 
     Args:
         out: [rows, out_features], modified in place.
-        x: [rows, in_features].
-        a: [rank, in_features], float32; the ranks of the projections fused in ``out`` one below the other.
-        b: [rank, out_features], float32; block-diagonal over the fused projections, LoRA scaling included.
+        x: [rows, in_features], dtype of ``out``.
+        stack: The adapters' weights for this projection; dtypes as :func:`lora_dtypes` says.
+        windows: From :func:`lora_windows`: which rows belong to which slots.
     """
-    torch_ops.lora_delta(out, x, a, b)
+    lora.lora_delta(out, x, stack, windows)
+
+
+def lora_windows(
+    segments: Iterable[tuple[int, int, int]], slot_bytes: int, device: torch.device
+) -> tuple[LoraWindow, ...]:
+    """Plan :func:`lora_delta` for a batch, once for all its layers and projections.
+
+    Args:
+        segments: (first row, one past last row, slot); none empty, no row in two of them. Other rows get no delta.
+        slot_bytes: Size of a slot's weights for one projection.
+        device: Where the batch is.
+    """
+    return lora.plan_windows(segments, slot_bytes, device)
+
+
+def lora_dtypes(device: torch.device, dtype: torch.dtype, hidden_size: int) -> tuple[torch.dtype, ...]:
+    """In which dtypes a model that computes in ``dtype`` keeps adapters' weights on the device: its own first.
+
+    Small models on a CPU have them in float32 too, for products of few rows.
+    """
+    both = device.type == "cpu" and dtype != torch.float32 and hidden_size < lora.WIDE
+    return (dtype, torch.float32) if both else (dtype,)
 
 
 def kv_write(cache: Tensor, k: Tensor, v: Tensor, slots: Tensor, runs: Sequence[tuple[int, int]]) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from alorakit.kernels.lora_stack import LoraStack
+
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Root-mean-square norm over the last dimension."""
@@ -24,10 +26,21 @@ def silu_mul(x: Tensor) -> Tensor:
     return (gate * torch.sigmoid(gate) * up).to(x.dtype)
 
 
-def lora_delta(out: Tensor, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """``out + (x A^T) B``; the rank-r intermediate is rounded to the compute dtype, as the kernels do."""
-    hidden = (x.float() @ a.float().T).to(x.dtype)
-    return (out.float() + hidden.float() @ b.float()).to(out.dtype)
+def lora_delta(out: Tensor, x: Tensor, stack: LoraStack, segments: Sequence[tuple[int, int, int]]) -> Tensor:
+    """``out`` plus, on each segment's rows (first, one past last, slot), that slot's ``(x A) B``, tile by tile.
+
+    The rank-r intermediate is rounded to the compute dtype, as the kernels may.
+    """
+    total, (tiles, rank, width) = out.float().clone(), stack.b.shape[1:]
+    parts = range(tiles) if stack.tile_parts is None else stack.tile_parts.tolist()
+    for start, end, slot in segments:
+        low = (x[start:end].float() @ stack.a[slot].float()).to(x.dtype).float()
+        for first, last, column in stack.runs:
+            for tile in range(first, last):
+                begin = column + (tile - first) * width
+                part = low[:, parts[tile] * rank : (parts[tile] + 1) * rank]
+                total[start:end, begin : begin + width] += part @ stack.b[slot, tile].float()
+    return total.to(out.dtype)
 
 
 def paged_attention(

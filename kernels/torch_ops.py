@@ -9,9 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Up to this many rows a LoRA's two thin products run in float32: bfloat16 ones go through oneDNN, whose call costs
-# more than the product. 30 layers, one row, 2 cores: 1.4 ms against 2.5.
-FEW_ROWS = 16
 # Up to this many runs of slots are written by slice; an indexed copy costs as much as two or three of those.
 FEW_RUNS = 3
 
@@ -30,14 +27,6 @@ def silu_mul(x: Tensor) -> Tensor:
     """See :func:`alorakit.kernels.ops.silu_mul`."""
     gate, up = x.chunk(2, dim=-1)
     return F.silu(gate) * up
-
-
-def lora_delta(out: Tensor, x: Tensor, a: Tensor, b: Tensor) -> None:
-    """See :func:`alorakit.kernels.ops.lora_delta`."""
-    if x.shape[0] <= FEW_ROWS:
-        out.add_((x.float() @ a.T) @ b)
-    else:
-        out.addmm_(F.linear(x, a.to(x.dtype)), b.to(x.dtype))
 
 
 def kv_write(cache: Tensor, k: Tensor, v: Tensor, slots: Tensor, runs: Sequence[tuple[int, int]]) -> None:

@@ -168,6 +168,34 @@ def test_adapter_of_another_shape_keeps_the_old_one(tiny_engine, tiny_models, ma
     assert engine.generate(prompt, adapter="a")[0].token_ids == before
 
 
+def test_an_adapter_file_that_changes_while_it_is_read(adapter, tiny_engine, monkeypatch):
+    from alorakit.engine import adapter_loading
+
+    engine, load = tiny_engine(), adapter_loading.load
+    monkeypatch.setattr(adapter_loading, "load", lambda data: {k: t.half() for k, t in load(data).items()})
+    with pytest.raises(AdapterError, match="changed while it was read"):
+        engine.add_adapter("a", adapter)
+    assert engine.adapters == {}
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn], ids=str)
+def test_adapter_weights_that_need_scales_are_refused(adapter, tiny_engine, dtype):
+    file = adapter / "adapter_model.safetensors"
+    save_file({key: tensor.to(dtype) for key, tensor in load_file(file).items()}, file)
+    with pytest.raises(AdapterError, match=r"q_proj.* is (I8|F8_E4M3)"):
+        tiny_engine().add_adapter("a", adapter)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_adapters_keep_their_own_dtype_on_the_host(adapter, tiny_engine, dtype):
+    file = adapter / "adapter_model.safetensors"
+    save_file({key: tensor.to(dtype) for key, tensor in load_file(file).items()}, file)
+    engine = tiny_engine()
+    engine.add_adapter("a", adapter)
+    assert {t.dtype for pair in engine._registry.get("a").weights.pairs.values() for t in (pair.a, pair.b)} == {dtype}
+    assert len(engine.generate(prompt_with(1, 1), adapter="a")[0].token_ids) > 0
+
+
 def test_another_bases_name_warns(adapter, tiny_engine):
     edit(adapter / "adapter_config.json", base_model_name_or_path="ibm-granite/granite-9b")
     with pytest.warns(UserWarning, match="granite-9b"):

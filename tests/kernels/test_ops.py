@@ -53,17 +53,6 @@ def test_silu_mul(rows, dtype):
     close(ops.silu_mul(x), reference.silu_mul(x), dtype)
 
 
-@DTYPES
-@ROWS
-@pytest.mark.parametrize("rank", [1, 8, 96])
-def test_lora_delta(rows, rank, dtype):
-    x, out = torch.randn(rows, 64).to(dtype), torch.randn(rows, 160).to(dtype)
-    a, b = torch.randn(rank, 64) / 8, torch.randn(rank, 160) / rank**0.5
-    want = reference.lora_delta(out, x, a, b)
-    ops.lora_delta(out, x, a, b)
-    close(out, want, dtype)
-
-
 @pytest.mark.parametrize("shape", [(40, 576), (33, 100)], ids=str)
 def test_packed_linear(shape):
     dtype = torch.bfloat16
