@@ -44,7 +44,7 @@ def test_answers_do_not_depend_on_how_many_fit(engine_with, max_adapters):
     engine = engine_with(max_adapters=max_adapters)
     got = engine.generate(prompts, GREEDY, adapters)
     assert [output.token_ids for output in got] == want
-    slots = engine._scheduler.slots
+    slots = engine.scheduler.slots
     assert (slots.num_resident, slots.num_pinned) == (max_adapters, 0)
     assert slots.num_evictions == slots.num_loads - max_adapters >= 5 - max_adapters
 
@@ -54,7 +54,7 @@ def test_a_resident_adapter_is_not_loaded_again(engine_with):
     for _ in range(3):
         for name in ("a0", "a1"):
             engine.score(prompt_with(1, 1), ["x", "yy"], adapter=name)
-    assert engine._scheduler.slots.num_loads == 2
+    assert engine.scheduler.slots.num_loads == 2
 
 
 def test_preempted_and_abandoned_requests_give_their_slots_back(engine_with):
@@ -67,9 +67,9 @@ def test_preempted_and_abandoned_requests_give_their_slots_back(engine_with):
     assert engine.stats().preemptions > 0
     stream = engine.stream(prompts[0], longer, adapter="a1")
     next(stream)
-    assert engine._scheduler.slots.num_pinned == 1
+    assert engine.scheduler.slots.num_pinned == 1
     stream.close()
-    assert engine._scheduler.slots.num_pinned == 0
+    assert engine.scheduler.slots.num_pinned == 0
 
 
 def test_base_requests_pass_one_that_waits_for_a_slot_and_adapted_ones_do_not(engine_with):
@@ -77,7 +77,7 @@ def test_base_requests_pass_one_that_waits_for_a_slot_and_adapted_ones_do_not(en
     held = engine.stream(prompt_with(1, 1), GREEDY, adapter="a0")
     next(held)
     order = []
-    scheduler, end = engine._scheduler, engine._scheduler.end
+    scheduler, end = engine.scheduler, engine.scheduler.end
     scheduler.end = lambda sequence, reason: (order.append(sequence.adapter_name), end(sequence, reason))
     engine.generate([prompt_with(2, 1), prompt_with(3, 1), prompt_with(4, 1)], GREEDY, ["a1", "a0", None])
     assert order.index(None) < order.index("a1")
