@@ -61,7 +61,7 @@ def oracle(tiny_models):
 
 @given(st.lists(actions, min_size=4, max_size=24), configs)
 @settings(
-    max_examples=60,
+    max_examples=150,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
