@@ -9,7 +9,7 @@ from typing import Any
 from alorakit.engine.adapters import Adapter
 from alorakit.engine.branches import Branches
 from alorakit.engine.config import EngineConfig
-from alorakit.engine.errors import MissingInvocationError, RequestError
+from alorakit.engine.errors import MissingInvocationError, RequestError, shown
 from alorakit.engine.output import OutputText
 from alorakit.engine.request import SamplingParams
 from alorakit.engine.sequence import Sequence
@@ -112,7 +112,7 @@ class Admission:
         """RequestError if one is not a token id of the model."""
         for token in tokens:
             if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < self._vocab_size:
-                raise RequestError(f"token id {token!r} must be an integer from 0 to {self._vocab_size - 1}")
+                raise RequestError(f"token id {shown(token)} must be an integer from 0 to {self._vocab_size - 1}")
 
     def candidate(self, text: str, end: bool) -> list[int]:
         """Token ids of a candidate, closed by end-of-sequence if ``end``.
@@ -121,14 +121,14 @@ class Admission:
             RequestError: Not a text, no tokens, or tokens that the model does not know.
         """
         if not isinstance(text, str):
-            raise RequestError(f"candidate {text!r} must be a text")
+            raise RequestError(f"candidate {shown(text)} must be a text")
         tokens = self._tokenizer.encode(text, add_special_tokens=False)
         if end:
             if self._tokenizer.eos_token_id is None:
                 raise RequestError("the tokenizer has no end-of-sequence token; score with end=False")
             tokens.append(self._tokenizer.eos_token_id)
         if not tokens:
-            raise RequestError(f"candidate {text!r} has no token; leave it out, or score with end=True")
+            raise RequestError(f"candidate {shown(text)} has no token; leave it out, or score with end=True")
         self.check_ids(tokens)
         return tokens
 
@@ -192,5 +192,7 @@ def per_prompt(name: str, value: Any, count: int, kind: type | UnionType) -> lis
         raise RequestError(f"{name} has {len(values)} entries for {count} prompts; give one, or one per prompt")
     for item in values:
         if not isinstance(item, kind):
-            raise RequestError(f"{name}={item!r} must be {getattr(kind, '__name__', kind)}, not {type(item).__name__}")
+            raise RequestError(
+                f"{name}={shown(item)} must be {getattr(kind, '__name__', kind)}, not {type(item).__name__}"
+            )
     return values

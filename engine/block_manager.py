@@ -39,13 +39,15 @@ class BlockManager:
         shared = [node.block for node in match.nodes]
         missing = self._num_blocks(sequence.num_rows) - len(shared)
         after = shared[-1] if shared else None
-        private = self.tree.allocate(missing, after)
-        if partial:
-            self.tree.release([partial])
-        if private is None and partial:  # the copy's source may be the very block that is lacking
-            partial, private = None, self.tree.allocate(missing, after)
+        private = None
+        try:
+            private = self.tree.allocate(missing, after)
+            if private is None and partial:  # the copy's source may be the very block that is lacking
+                self.tree.release([partial])
+                partial, private = None, self.tree.allocate(missing, after)
+        finally:
+            self.tree.release([*([partial] if partial else []), *(match.nodes if private is None else ())])
         if private is None:
-            self.tree.release(match.nodes)
             return None
         sequence.nodes, sequence.blocks = list(match.nodes), shared + private
         sequence.num_computed = len(shared) * self.tree.block_size

@@ -4,11 +4,12 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
-from alorakit.engine.errors import ConfigError
+from alorakit.engine.errors import ConfigError, shown
 
 DTYPES = ("auto", "bfloat16", "float32")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 MAX_CACHE_BLOCKS = 1 << 24
+MAX_BLOCK_SIZE = 1 << 16
 MISSING_INVOCATION = ("error", "append", "base")
 
 
@@ -64,26 +65,32 @@ class EngineConfig:
         _one_of("on_missing_invocation", self.on_missing_invocation, MISSING_INVOCATION)
         for name in ("block_size", "max_num_seqs", "max_num_batched_tokens", "max_waiting", "max_adapters"):
             _positive(name, getattr(self, name))
+        if self.block_size > MAX_BLOCK_SIZE:
+            raise ConfigError(f"block_size={shown(self.block_size)} must be at most {MAX_BLOCK_SIZE}")
+        if not isinstance(self.pack_weights, bool):
+            raise ConfigError(f"pack_weights={shown(self.pack_weights)} must be true or false")
+        if self.revision is not None and not isinstance(self.revision, str):
+            raise ConfigError(f"revision={shown(self.revision)} must be a branch, tag or commit, or None")
         limit = 4 * (os.cpu_count() or 1)
         if self.num_threads is not None and (type(self.num_threads) is not int or self.num_threads > limit):
-            raise ConfigError(f"num_threads={self.num_threads!r} must be an integer from 1 to {limit}")
+            raise ConfigError(f"num_threads={shown(self.num_threads)} must be an integer from 1 to {limit}")
         for name in ("cache_blocks", "max_model_len", "num_threads"):
             if getattr(self, name) is not None:
                 _positive(name, getattr(self, name))
         if type(self.max_draft_tokens) is not int or not 0 <= self.max_draft_tokens <= 64:
-            raise ConfigError(f"max_draft_tokens={self.max_draft_tokens!r} must be an integer from 0 to 64")
+            raise ConfigError(f"max_draft_tokens={shown(self.max_draft_tokens)} must be an integer from 0 to 64")
         if self.cache_blocks is not None and self.cache_blocks > MAX_CACHE_BLOCKS:
-            raise ConfigError(f"cache_blocks={self.cache_blocks!r} must be at most {MAX_CACHE_BLOCKS}")
+            raise ConfigError(f"cache_blocks={shown(self.cache_blocks)} must be at most {MAX_CACHE_BLOCKS}")
         fraction = self.memory_fraction
         if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0.0 < fraction <= 0.95:
-            raise ConfigError(f"memory_fraction={self.memory_fraction!r} must be above 0 and at most 0.95")
+            raise ConfigError(f"memory_fraction={shown(self.memory_fraction)} must be above 0 and at most 0.95")
 
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ConfigError(f"{name}={value!r} is not one of {', '.join(allowed)}")
+        raise ConfigError(f"{name}={shown(value)} is not one of {', '.join(allowed)}")
 
 
 def _positive(name: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{name}={value!r} must be an integer of at least 1")
+        raise ConfigError(f"{name}={shown(value)} must be an integer of at least 1")

@@ -13,7 +13,7 @@ from alorakit.engine.attention import KVCache, derive_blocks
 from alorakit.engine.block_tree import BlockTree
 from alorakit.engine.config import EngineConfig
 from alorakit.engine.counters import Counters
-from alorakit.engine.errors import ClosedError, RequestError, RequestNotFoundError
+from alorakit.engine.errors import ClosedError, RequestError, RequestNotFoundError, shown
 from alorakit.engine.intake import Intake
 from alorakit.engine.loading import load_model
 from alorakit.engine.loop import Loop
@@ -200,8 +200,8 @@ class Engine:
         Raises:
             RequestNotFoundError: No unfinished request has that id.
         """
-        if request_id not in self._requests:
-            raise RequestNotFoundError(f"no unfinished request {request_id!r}; give what add_request returned")
+        if not isinstance(request_id, int) or request_id not in self._requests:
+            raise RequestNotFoundError(f"no unfinished request {shown(request_id)}; give what add_request returned")
         for sequence in self._requests[request_id]:
             self.loop.abort(sequence)
 
@@ -225,7 +225,11 @@ class Engine:
         sequence, *more = self.intake.requests([prompt], sampling, adapter)
         if more:
             raise RequestError(f"n={len(more) + 1} cannot be streamed; use n=1, or generate")
-        return self.loop.stream(sequence)
+        return self._chunks(sequence)
+
+    def _chunks(self, sequence: Sequence) -> Iterator[StreamChunk]:
+        self.check_open()  # it may have been closed since the call
+        yield from self.loop.stream(sequence)
 
     def score(self, prompt: Prompt, candidates: Seq[str], adapter: str | None = None, end: bool = True) -> ScoreResult:
         """How likely each candidate is to follow the prompt: one batched pass, nothing decoded.

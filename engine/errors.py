@@ -5,6 +5,14 @@ One base, :class:`AlorakitError`; each subclass is also the builtin kind a calle
 """
 
 
+def shown(value: object) -> str:
+    """A value as a message shows it: on one line, and short."""
+    try:
+        return f"{value!r:.80}"
+    except Exception:  # an integer of thousands of digits has no repr
+        return f"a very long {type(value).__name__}"
+
+
 class AlorakitError(Exception):
     """Base of every error alorakit raises on purpose; ``str()`` is one line fit for a terminal."""
 
@@ -78,3 +86,12 @@ class TrainingError(AlorakitError, RuntimeError):
 
 class CheckError(AlorakitError, ValueError):
     """A requirement cannot be checked: no adapter for it, or no way to tell which labels pass."""
+
+
+def as_step_error(cause: BaseException) -> AlorakitError:
+    """What a request that an exception hit ends with: the exception itself if it is alorakit's own, else its cause."""
+    if isinstance(cause, AlorakitError):
+        return cause
+    error = StepError(f"the engine's step failed ({type(cause).__name__}: {cause}); send the request again")
+    error.__cause__ = cause
+    return error

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence as Seq
 from itertools import count
+from numbers import Integral
 
 from alorakit.engine.admission import Admission, Prompt, as_prompts, per_prompt
-from alorakit.engine.errors import RequestError
+from alorakit.engine.errors import RequestError, shown
 from alorakit.engine.registry import AdapterRegistry
 from alorakit.engine.request import SamplingParams
 from alorakit.engine.scoring import CandidateGroup, plan_candidates
@@ -60,9 +61,9 @@ class Intake:
         return groups, self._tag(sequences, priority)
 
     def _tag(self, sequences: list[Sequence], priority: int) -> list[Sequence]:
-        if not isinstance(priority, int) or isinstance(priority, bool) or abs(priority) > MAX_PRIORITY:
-            raise RequestError(f"priority={priority!r} must be an integer from -{MAX_PRIORITY} to {MAX_PRIORITY}")
+        if not isinstance(priority, Integral) or isinstance(priority, bool) or abs(priority) > MAX_PRIORITY:
+            raise RequestError(f"priority={shown(priority)} must be an integer from -{MAX_PRIORITY} to {MAX_PRIORITY}")
         request_id = next(self._request_ids)
         for sequence in sequences:
-            sequence.priority, sequence.request_id = priority, request_id
+            sequence.priority, sequence.request_id = int(priority), request_id
         return sequences

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from alorakit.engine import batch as batches
 from alorakit.engine.counters import Counters
-from alorakit.engine.errors import AlorakitError, StepError
+from alorakit.engine.errors import as_step_error
 from alorakit.engine.request import StreamChunk
 from alorakit.engine.runner import Runner
 from alorakit.engine.sampler import Sampler
@@ -15,15 +15,6 @@ from alorakit.engine.scheduler import Scheduler
 from alorakit.engine.sequence import Sequence, Status
 
 R = TypeVar("R")
-
-
-def as_step_error(cause: BaseException) -> AlorakitError:
-    """What a request that an exception hit ends with: the exception itself if it is alorakit's own, else its cause."""
-    if isinstance(cause, AlorakitError):
-        return cause
-    error = StepError(f"the engine's step failed ({type(cause).__name__}: {cause}); send the request again")
-    error.__cause__ = cause
-    return error
 
 
 class Loop:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from alorakit.engine.errors import ModelNotFoundError
+from alorakit.engine.errors import ModelNotFoundError, shown
 from alorakit.engine.files import read_json_object
 from alorakit.engine.gguf import MARKER_NAME, convert_gguf
 from alorakit.engine.hub import hub_folder, is_repo_id
@@ -47,6 +47,8 @@ def resolve_model(name: str | Path, revision: str | None = None) -> ResolvedMode
     Raises:
         ModelNotFoundError: ``name`` is not a model; the message says why and what to do.
     """
+    if not isinstance(name, str | Path):
+        raise ModelNotFoundError(f"model={shown(name)} is no name; pass a model folder or an owner/name")
     text = str(name)
     try:
         path = Path(name).expanduser()

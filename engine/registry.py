@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 
 from alorakit.engine.adapter_loading import load_adapter
 from alorakit.engine.adapters import Adapter, AdapterInfo, AdapterWeights
-from alorakit.engine.errors import AdapterError, AdapterNotFoundError, ClosedError
+from alorakit.engine.errors import AdapterError, AdapterNotFoundError, ClosedError, shown
 from alorakit.engine.gguf import MARKER_NAME
 from alorakit.engine.layouts import LAYOUTS
 from alorakit.engine.model import Decoder
@@ -49,17 +49,17 @@ class AdapterRegistry:
     def add(self, name: str, path: str | Path, replace: bool, layout: str | None) -> AdapterInfo:
         """See :meth:`alorakit.Engine.add_adapter`."""
         if not isinstance(name, str) or not name:
-            raise AdapterError(f"adapter name {name!r} must be a non-empty string")
+            raise AdapterError(f"adapter name {shown(name)} must be a non-empty string")
         if layout is not None and layout not in LAYOUTS:
-            raise AdapterError(f"layout={layout!r} is not one of {', '.join(LAYOUTS)}")
+            raise AdapterError(f"layout={shown(layout)} is not one of {', '.join(LAYOUTS)}")
         if not isinstance(path, str | Path):
-            raise AdapterError(f"adapter path {path!r} must be a folder's path")
+            raise AdapterError(f"adapter path {shown(path)} must be a folder's path")
         with self._reservation(name, replace):
             adapter = load_adapter(name, path, self._config, self._dtype, layout)
             base = _last_part(adapter.info.base_model)
             if base and base not in self._base_names:
                 warnings.warn(
-                    f"adapter {name!r} was made for base model {adapter.info.base_model!r}, this engine serves "
+                    f"adapter {shown(name)} was made for base model {adapter.info.base_model!r}, this engine serves "
                     f"{' or '.join(sorted(self._base_names))}; its answers may be wrong",
                     stacklevel=3,
                 )
@@ -80,7 +80,7 @@ class AdapterRegistry:
         if not isinstance(name, str) or name not in adapters:
             known = [*sorted(adapters)[:_NAMES_SHOWN], *(["…"] if len(adapters) > _NAMES_SHOWN else [])]
             raise AdapterNotFoundError(
-                f"no adapter named {name!r}; registered: {', '.join(known) or 'none'}; add it with add_adapter"
+                f"no adapter named {shown(name)}; registered: {', '.join(known) or 'none'}; add it with add_adapter"
             )
         return adapters[name]
 
@@ -95,9 +95,11 @@ class AdapterRegistry:
         """Keep other adds away from a name until the block ends, however it ends."""
         with self._lock:
             if name in self._reserved:
-                raise AdapterError(f"adapter {name!r} is being added by another call; wait for it, or use another name")
+                raise AdapterError(
+                    f"adapter {shown(name)} is being added by another call; wait for it, or use another name"
+                )
             if name in self._adapters and not may_replace:
-                raise AdapterError(f"adapter {name!r} is already registered; pass replace=True or another name")
+                raise AdapterError(f"adapter {shown(name)} is already registered; pass replace=True or another name")
             self._reserved.add(name)
         try:
             yield

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from alorakit.engine.errors import AlorakitError, RequestError
+from alorakit.engine.errors import AlorakitError, RequestError, shown
 from alorakit.engine.request_checks import as_bool, as_float, as_integer, as_structured, as_texts, as_tuple
 
 MAX_STOPS = 64
@@ -106,9 +106,11 @@ class SamplingParams:
         if self.top_p == 0.0:
             raise RequestError("top_p=0.0 keeps no token; use temperature=0.0 for greedy decoding")
         if self.min_tokens > self.max_tokens:
-            raise RequestError(f"min_tokens={self.min_tokens} is above max_tokens={self.max_tokens}; raise max_tokens")
+            raise RequestError(
+                f"min_tokens={shown(self.min_tokens)} is above max_tokens={shown(self.max_tokens)}; raise max_tokens"
+            )
         if self.structured is not None and (self.ignore_eos or self.min_tokens):
-            other = "ignore_eos=True" if self.ignore_eos else f"min_tokens={self.min_tokens}"
+            other = "ignore_eos=True" if self.ignore_eos else f"min_tokens={shown(self.min_tokens)}"
             raise RequestError(f"structured ends the text where it is complete, which {other} forbids; leave one out")
 
     @property

@@ -6,17 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from alorakit.engine.errors import RequestError
+from alorakit.engine.errors import RequestError, shown
 
 MAX_STRUCTURED_CHARS = 1 << 18
-
-
-def shown(value: object) -> str:
-    """A value as a message shows it: on one line, and short."""
-    try:
-        return f"{value!r:.80}"
-    except Exception:  # an integer of thousands of digits has no repr
-        return f"a very long {type(value).__name__}"
 
 
 def as_integer(name: str, value: object, low: int, high: int | None) -> int:

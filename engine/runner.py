@@ -38,7 +38,12 @@ class Runner:
         if not math.isfinite(hidden.sum(dtype=torch.float32)):
             self._mark_failed(hidden, batch)
         wanted = hidden[batch.logits_rows]
-        return self.model.logits(wanted) if len(wanted) else wanted.float()
+        if not len(wanted):
+            return wanted.float()
+        logits = self.model.logits(wanted)
+        if not math.isfinite(logits.sum()):
+            _mark_logits(logits, batch)
+        return logits
 
     def _mark_failed(self, hidden: Tensor, batch: Batch) -> None:
         """Give every entry that has a row with NaN or infinity its error, and clear what it wrote to the cache."""
@@ -54,3 +59,15 @@ class Runner:
                 )
                 self.cache.forget(batch.attention.slots[row:end])
             row = end
+
+
+def _mark_logits(logits: Tensor, batch: Batch) -> None:
+    """Give every entry its error whose states are finite and whose logits are not: the output layer overflows."""
+    row = 0
+    for entry in batch.wanted:
+        end = row + len(entry.logits_rows)
+        if not logits[row:end].isfinite().all() and entry.sequence.error is None:
+            entry.sequence.error = NumericsError(
+                f"the model's logits after token {entry.start + entry.num_tokens - 1} are not finite; check lm_head"
+            )
+        row = end

@@ -59,10 +59,17 @@ class Schedule:
     """What one step does.
 
     The copies are made in order: a block that a later copy overwrites was read by the earlier ones.
+
+    Attributes:
+        entries: Rows that enter the model.
+        copies: Made before.
+        failed: Sequences that ended with an error when they should have been let in.
+        num_rows: Rows of all entries.
     """
 
     entries: list[Entry] = field(default_factory=list)
     copies: list[BlockCopy] = field(default_factory=list)
+    failed: list[Sequence] = field(default_factory=list)
     num_rows: int = 0
 
     def add(self, entry: Entry) -> None:

@@ -12,6 +12,7 @@ from alorakit.engine.block_tree import BlockTree
 from alorakit.engine.config import EngineConfig
 from alorakit.engine.counters import Counters
 from alorakit.engine.drafts import AnswerHistory
+from alorakit.engine.errors import as_step_error
 from alorakit.engine.schedule import Entry, Schedule
 from alorakit.engine.sequence import Sequence, Status
 from alorakit.engine.sharing import find_leader, find_tail
@@ -28,6 +29,7 @@ class Outcome(Enum):
     WAITS = auto()  # for KV that a running sequence is computing
     NO_SLOT = auto()  # every adapter slot is pinned
     NO_ROOM = auto()  # too few blocks, or too many sequences
+    FAILED = auto()  # it has ended with an error
 
 
 class Scheduler:
@@ -52,6 +54,7 @@ class Scheduler:
         self._max_tokens = config.max_num_batched_tokens
         self._least_shared = config.block_size // 8
         self._arrivals = count()
+        self._late: Sequence | None = None  # found no rows left in the last step
 
     @property
     def has_work(self) -> bool:
@@ -69,15 +72,20 @@ class Scheduler:
         self.plan = plan = Schedule()
         decoding = [s for s in self.running if s.is_decoding]
         prefilling = [s for s in self.running if not s.is_decoding]
-        for sequence in decoding + prefilling:
+        late, self._late = self._late, None
+        first = [late] if late is not None and late.status is Status.RUNNING else []
+        for sequence in first + [s for s in decoding + prefilling if s is not late]:
             if sequence.status is not Status.RUNNING:
                 continue
             entry = self._entry(sequence)
-            if entry is None:  # what is left of the budget is this one's, not a later one's
-                return plan
+            if entry is None:  # it goes first in the next step; what is left now is for nobody after it
+                self._late = sequence
+                break
             if self._grow(sequence, entry.start + entry.num_rows):
                 plan.add(self._with_draft(entry))
         self._admit()
+        if self.waiting and not (self.running or plan.failed):
+            raise RuntimeError(f"{len(self.waiting)} sequences wait and none can be let in")
         return plan
 
     def finish(self, plan: Schedule) -> list[Sequence]:
@@ -98,7 +106,7 @@ class Scheduler:
             self.blocks.share_full_blocks(sequence)
             if sequence.finish_reason is not None:
                 self.end(sequence, sequence.finish_reason)
-        return [entry.sequence for entry in plan.entries]
+        return [*(entry.sequence for entry in plan.entries), *plan.failed]
 
     def roll_back(self) -> list[Sequence]:
         """The step failed: its copies may not have been made, so their rows count as not computed.
@@ -108,7 +116,7 @@ class Scheduler:
         """
         for copy in self.plan.copies:
             self.blocks.forget_private_rows(copy.sequence)
-        return [entry.sequence for entry in self.plan.entries]
+        return [*(entry.sequence for entry in self.plan.entries), *self.plan.failed]
 
     def end(self, sequence: Sequence, reason: str) -> None:
         """A sequence is done (or given up): keep its KV in the tree, free the rest."""
@@ -181,11 +189,13 @@ class Scheduler:
         for sequence in list(self.waiting):
             if self.plan.num_rows >= self._max_tokens:
                 return
+            if self._late is not None and self._late.order < sequence.order:
+                return
             if sequence.waits_for_leader or (slot_lacking and sequence.active_adapter is not None):
                 continue
-            outcome = self._try_admit(sequence)
+            outcome = self._admit_or_fail(sequence)
             while outcome is Outcome.NO_ROOM and self._preempt_for(sequence):
-                outcome = self._try_admit(sequence)
+                outcome = self._admit_or_fail(sequence)
             if outcome is Outcome.NO_ROOM:
                 return
             # Who waits for a slot must not be overtaken by those who would keep the slots pinned.
@@ -193,8 +203,19 @@ class Scheduler:
             if outcome is Outcome.ADMITTED:
                 entry = self._entry(sequence)
                 if entry is None:
+                    self._late = self._late or sequence
                     return
                 self.plan.add(self._with_draft(entry))
+
+    def _admit_or_fail(self, sequence: Sequence) -> Outcome:
+        """An exception (no memory for its adapter, say) ends this sequence, and not those that run."""
+        try:
+            return self._try_admit(sequence)
+        except Exception as exc:
+            sequence.error = as_step_error(exc)
+            self.end(sequence, "error")
+            self.plan.failed.append(sequence)
+            return Outcome.FAILED
 
     def _try_admit(self, sequence: Sequence) -> Outcome:
         if len(self.running) >= self._max_seqs:
@@ -210,10 +231,13 @@ class Scheduler:
                 return Outcome.WAITS
         if sequence.active_adapter is not None and not self.slots.acquire(sequence.active_adapter):
             return Outcome.NO_SLOT
-        copies = self.blocks.admit(sequence, match, tail)
-        if copies is None:
-            if sequence.active_adapter is not None:
+        copies = None
+        try:
+            copies = self.blocks.admit(sequence, match, tail)
+        finally:
+            if copies is None and sequence.active_adapter is not None:
                 self.slots.release(sequence.active_adapter)
+        if copies is None:
             return Outcome.NO_ROOM
         self.plan.copies += copies
         self.waiting.remove(sequence)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from alorakit.engine.admission import Admission
 from alorakit.engine.branches import Branches
-from alorakit.engine.errors import RequestError
+from alorakit.engine.errors import RequestError, shown
 from alorakit.engine.request import CandidateScore, ScoreResult, Timing, Usage
 from alorakit.engine.sequence import Sequence
 
@@ -38,7 +38,7 @@ def plan_candidates(admission: Admission, candidates: Seq[str], end: bool, budge
         RequestError: No candidates, not texts, an empty one, one that is too long, or no end-of-sequence token.
     """
     if not isinstance(candidates, list | tuple) or not candidates:
-        raise RequestError(f"candidates={candidates!r} must be a non-empty list of texts")
+        raise RequestError(f"candidates={shown(candidates)} must be a non-empty list of texts")
     groups: list[CandidateGroup] = []
     texts: list[str] = []
     ids: list[tuple[int, ...]] = []
@@ -47,7 +47,8 @@ def plan_candidates(admission: Admission, candidates: Seq[str], end: bool, budge
         tokens = admission.candidate(text, end)
         if len(tokens) > budget:
             raise RequestError(f"candidate {text[:40]!r}… has {len(tokens)} tokens, but one pass takes {budget}")
-        if texts and rows + len(tokens) - 1 > budget:
+        # Half a pass for several together, so that they fit beside sequences that decode.
+        if texts and rows + len(tokens) - 1 > -(-budget // 2):
             groups.append(CandidateGroup(tuple(texts), tuple(ids)))
             texts, ids, rows = [], [], 1
         texts.append(text)

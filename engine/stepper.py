@@ -6,8 +6,8 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import Iterable
 
-from alorakit.engine.errors import ClosedError, EngineBusyError
-from alorakit.engine.loop import Loop, as_step_error
+from alorakit.engine.errors import ClosedError, EngineBusyError, as_step_error
+from alorakit.engine.loop import Loop
 from alorakit.engine.request import StreamChunk
 from alorakit.engine.scheduler import Scheduler
 from alorakit.engine.sequence import Sequence, Status

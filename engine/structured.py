@@ -12,9 +12,9 @@ from llguidance import LLExecutor, LLMatcher, LLTokenizer
 from tokenizers import Tokenizer as Backend
 from torch import Tensor
 
-from alorakit.engine.errors import RequestError
+from alorakit.engine.errors import RequestError, shown
 from alorakit.engine.request import SamplingParams
-from alorakit.engine.request_checks import grammar_source, shown
+from alorakit.engine.request_checks import grammar_source
 from alorakit.engine.tokenizer import Tokenizer
 
 log = logging.getLogger("alorakit")
@@ -141,6 +141,12 @@ class Grammars:
 
     def _compile(self, kind: str, text: str) -> Grammar:
         vocabulary = self._vocabulary
+        said = "\n".join(json.loads(text)) if kind == "choice" else text.replace("\\", "")
+        if found := next((name for name in self._added if name in said), None):
+            raise RequestError(
+                f"structured: {shown(text)} contains {found!r}, which the tokenizer takes for one of its own tokens, "
+                "not for text; leave it out"
+            )
         start = LLMatcher(vocabulary.tokenizer, _as_llguidance(kind, text), log_level=0)
         what = f"structured: the {'JSON schema' if kind == 'json' else kind} {shown(text)}"
         if start.is_error():
@@ -150,6 +156,15 @@ class Grammars:
         if not vocabulary.allows_any(start) or start.is_error():
             raise RequestError(f"{what} cannot be used: no token of the model may begin such a text; change it")
         return Grammar(start, vocabulary)
+
+    @cached_property
+    def _added(self) -> list[str]:
+        """Texts of special and added tokens, which no ordinary tokens spell."""
+        backend = Backend.from_str(self._tokenizer.to_json())
+        # Runs of blanks, which some tokenizers add, are text as well.
+        return [
+            token.content for token in backend.get_added_tokens_decoder().values() if len(token.content.strip()) > 1
+        ]
 
     @cached_property
     def _vocabulary(self) -> Vocabulary:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from alorakit.engine.errors import RequestError, RequestNotFoundError
+from alorakit.engine.errors import AlorakitError, RequestError, RequestNotFoundError
 from alorakit.engine.request import SamplingParams
 
 from .conftest import ALL_SEVEN, INVOCATION
@@ -194,3 +194,82 @@ def test_a_step_with_nothing_to_do_does_nothing(tiny_engine):
     engine = tiny_engine()
     assert engine.step() == []
     assert engine.stats().tokens_computed == 0
+
+
+def test_scores_and_urgent_requests_do_not_wait_for_decoders_that_take_every_row(tiny_engine):
+    engine = tiny_engine(max_num_batched_tokens=32)
+    slow = [engine.add_request(prompt_with(seed, 0, 8), greedy(300)) for seed in range(18)]
+    for _ in range(5):
+        engine.step()
+    candidates = [f"label number {i}" for i in range(30)]
+    want = tiny_engine().score([11, 12, 13], candidates)
+    before = engine.stats().steps
+    got = engine.score([11, 12, 13], candidates)
+    assert engine.stats().steps - before < 60
+    assert [s.logprob for s in got] == pytest.approx([s.logprob for s in want], abs=1e-3)
+    urgent = engine.add_request([11, 12, 14], greedy(1), None, -5)
+    assert any(o.request_id == urgent for _ in range(4) for o in engine.step())
+    for request in slow:
+        engine.abort(request)
+    run(engine)
+
+
+def test_one_that_cannot_be_let_in_ends_alone(tiny_engine, tiny_models, make_adapter, monkeypatch):
+    engine = tiny_engine(max_adapters=1)
+    for name, seed in (("bad", 1), ("good", 2)):
+        engine.add_adapter(name, make_adapter(tiny_models["llama"], seed=seed, invocation=None))
+    innocent = engine.add_request(prompt_with(1, 0, 20), greedy(6))
+    engine.step()
+    for owner, method in ((engine.scheduler.slots, "acquire"), (engine.scheduler.blocks, "admit")):
+        bad = engine.add_request(prompt_with(2, 0, 20), greedy(3), "bad")
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, method, lambda *args: 1 / 0)
+            [output] = engine.step()
+        assert (output.request_id, output.finish_reason) == (bad, "error")
+        assert isinstance(output.error.__cause__, ZeroDivisionError)
+        engine.check_integrity()
+    good = engine.add_request(prompt_with(3, 0, 20), greedy(3), "good")
+    assert {o.request_id: o.finish_reason for o in run(engine)} == {innocent: "length", good: "length"}
+
+
+def test_logits_that_are_not_finite_are_an_error(tiny_engine, monkeypatch):
+    engine = tiny_engine()
+    logits = engine._runner.model.logits
+    monkeypatch.setattr(engine._runner.model, "logits", lambda hidden: logits(hidden) * float("inf"))
+    with pytest.raises(ArithmeticError, match="logits"):
+        engine.generate(prompt_with(1, 0, 20), greedy(3))
+    with pytest.raises(ArithmeticError, match="logits"):
+        engine.score(prompt_with(1, 0, 20), ["a", "b"])
+    monkeypatch.undo()
+    engine.check_integrity()
+
+
+def test_a_stream_of_a_closed_engine_says_so(tiny_engine):
+    engine = tiny_engine()
+    stream = engine.stream(prompt_with(1, 0, 20))
+    engine.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        next(stream)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda e: e.generate([1, 10**5000]),
+        lambda e: e.score("a", [10**5000]),
+        lambda e: e.score("a", {str(i): 1 for i in range(9999)}),
+        lambda e: e.add_request([1], priority=10**5000),
+        lambda e: e.abort(10**5000),
+        lambda e: e.abort([1]),
+        lambda e: e.add_adapter(10**5000, "x"),
+        lambda e: SamplingParams(min_tokens=10**5000),
+        lambda e: type(e.config)(block_size=10**5000),
+        lambda e: type(e.config)(cache_blocks=10**5000),
+        lambda e: type(e.config)(revision=3),
+        lambda e: type(e).from_pretrained(None),
+    ],
+)
+def test_huge_and_odd_values_get_a_short_typed_error(call, tiny_engine):
+    with pytest.raises(AlorakitError) as caught:
+        call(tiny_engine())
+    assert len(str(caught.value)) < 400

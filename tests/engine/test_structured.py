@@ -210,3 +210,11 @@ def test_a_grammar_that_becomes_too_complex_fails_one_request(tiny_engine):
     with pytest.raises(RequestError, match=r"structured output failed after .* tokens"):
         engine.loop.run([victim, healthy])
     assert healthy.error is None and fits(healthy.output.text, REGEX)
+
+
+@pytest.mark.parametrize(
+    "grammar", [["yes", "<think>x"], ["x<|im_end|>y"], r"a<\|im_start\|>", {"const": "<think>"}], ids=str
+)
+def test_texts_of_special_tokens_are_refused(tiny_engine, grammar):
+    with pytest.raises(RequestError, match="one of its own tokens"):
+        tiny_engine().generate(PROMPT, SamplingParams(structured=grammar))
