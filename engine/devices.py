@@ -26,7 +26,7 @@ def pick_device(name: str) -> torch.device:
     missing = (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()) or (
         device.type == "mps" and not torch.backends.mps.is_available()
     )
-    if missing:
+    if missing or (device.type == "cpu" and device.index):
         raise ConfigError(f"device={name!r} is not available on this machine; use device='auto' or 'cpu'")
     return device
 

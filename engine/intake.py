@@ -55,6 +55,8 @@ class Intake:
             RequestError: The prompt or a candidate is not usable.
             AdapterNotFoundError: No adapter of that name.
         """
+        if not isinstance(end, bool):
+            raise RequestError(f"end={shown(end)} must be true or false")
         tokens, weights = self._admission.tokenize(prompt), self._registry.get(adapter)
         groups = plan_candidates(self._admission, candidates, end, self._admission.branch_budget(tokens, weights))
         sequences = [self._admission.sequence(list(tokens), SamplingParams(), weights, g.branches) for g in groups]

@@ -259,6 +259,8 @@ def test_a_stream_of_a_closed_engine_says_so(tiny_engine):
         lambda e: e.score("a", [10**5000]),
         lambda e: e.score("a", {str(i): 1 for i in range(9999)}),
         lambda e: e.add_request([1], priority=10**5000),
+        lambda e: e.score("a", ["b"], end="nope"),
+        lambda e: type(e).from_pretrained(e.model_path, device="cpu:99"),
         lambda e: e.abort(10**5000),
         lambda e: e.abort([1]),
         lambda e: e.add_adapter(10**5000, "x"),
