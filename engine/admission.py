@@ -43,20 +43,19 @@ class Admission:
 
     def sequence(
         self,
-        prompt: Prompt,
+        tokens: list[int],
         sampling: SamplingParams,
         adapter: Adapter | None,
         branches: Branches | None = None,
         prompt_index: int = 0,
         sample_index: int = 0,
     ) -> Sequence:
-        """A validated sequence, not yet queued.
+        """A validated sequence of the tokens that :meth:`tokenize` returned (they become its own), not yet queued.
 
         Raises:
-            RequestError: Empty or over-long prompt, a token id outside the vocabulary, or an unusable grammar.
+            RequestError: An over-long prompt, a stop token outside the vocabulary, or an unusable grammar.
             MissingInvocationError: The aLoRA's invocation is not in the prompt and the engine may not add it.
         """
-        tokens = self.tokenize(prompt)
         self.check_ids(sorted(sampling.stop_ids))
         activation = None
         if adapter is not None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from alorakit.engine.adapters import AdapterInfo
 from alorakit.engine.admission import Prompt
@@ -18,7 +18,7 @@ from alorakit.engine.scoring import combine
 from alorakit.engine.sequence import Sequence
 from alorakit.engine.stats import EngineStats
 from alorakit.engine.stepper import Stepper
-from alorakit.engine.ticket import Ticket
+from alorakit.engine.ticket import Ticket, settle
 
 T = TypeVar("T")
 
@@ -151,8 +151,7 @@ class AsyncEngine:
         self._engine.check_integrity()
 
     def _open(self) -> Engine:
-        if self._stepper.stopped:
-            raise ClosedError("the engine is closed; make another with AsyncEngine.from_pretrained")
+        self._stepper.check_open()
         return self._engine
 
     async def _answered(self, sequences: list[Sequence]) -> None:
@@ -178,9 +177,9 @@ class AsyncEngine:
             try:
                 result = function()
             except BaseException as exc:
-                event_loop.call_soon_threadsafe(_settle, future, None, exc)
+                event_loop.call_soon_threadsafe(settle, future, None, exc)
             else:
-                event_loop.call_soon_threadsafe(_settle, future, result, None)
+                event_loop.call_soon_threadsafe(settle, future, result, None)
 
         thread = threading.Thread(target=run, name="alorakit-load", daemon=True)
         self._loaders = [t for t in self._loaders if t.is_alive()] + [thread]
@@ -238,12 +237,3 @@ class AsyncStream:
         if self._ticket is not None and not self._ended:
             self._stepper.give_up(self._ticket)
         self._ended = True
-
-
-def _settle(future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
-    if future.done():
-        return
-    if error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(result)

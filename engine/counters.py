@@ -67,10 +67,10 @@ class Counters:
     def count_hits(self, sequence: Sequence, match: Match, tail: Tail | None) -> None:
         """Count the tokens that a sequence need not compute."""
         parts = [(node.writer, len(node.tokens)) for node in match.nodes]
-        if tail is not None:
-            parts.append((tail.owner.writer, tail.rows))
-        elif match.partial is not None:
-            parts.append((match.partial.writer, match.partial_rows))
+        copied = sequence.num_computed - sum(rows for _, rows in parts)
+        source = match.partial if tail is None else tail.owner
+        if copied and source is not None:
+            parts.append((source.writer, copied))
         for writer, rows in parts:
             kind = "base" if writer is None else "own" if writer == sequence.writer else "other"
             self.hits[kind] += rows

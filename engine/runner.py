@@ -1,6 +1,7 @@
 """Runs a batch through the model."""
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from alorakit.engine.attention import CachedAttention, KVCache
 from alorakit.engine.batch import Batch
 from alorakit.engine.errors import NumericsError
 from alorakit.engine.model import Decoder
+from alorakit.engine.schedule import Entry
 
 
 class Runner:
@@ -47,27 +49,29 @@ class Runner:
 
     def _mark_failed(self, hidden: Tensor, batch: Batch) -> None:
         """Give every entry that has a row with NaN or infinity its error, and clear what it wrote to the cache."""
-        row = 0
-        for entry in batch.entries:
-            end = row + entry.num_rows
-            if not hidden[row:end].isfinite().all():
-                name = entry.sequence.adapter_name
-                who = "the base model" if name is None else f"adapter {name!r}"
-                entry.sequence.error = NumericsError(
-                    f"{who} computed values that are not finite (tokens {entry.start} to "
-                    f"{entry.start + entry.num_tokens - 1}); check its weights, or use dtype='float32'"
-                )
-                self.cache.forget(batch.attention.slots[row:end])
-            row = end
+        for entry, rows in _not_finite(hidden, batch.entries, [entry.num_rows for entry in batch.entries]):
+            name = entry.sequence.adapter_name
+            who = "the base model" if name is None else f"adapter {name!r}"
+            entry.sequence.error = NumericsError(
+                f"{who} computed values that are not finite (tokens {entry.start} to "
+                f"{entry.start + entry.num_tokens - 1}); check its weights, or use dtype='float32'"
+            )
+            self.cache.forget(batch.attention.slots[rows])
 
 
 def _mark_logits(logits: Tensor, batch: Batch) -> None:
     """Give every entry its error whose states are finite and whose logits are not: the output layer overflows."""
+    for entry, _ in _not_finite(logits, batch.wanted, [len(entry.logits_rows) for entry in batch.wanted]):
+        entry.sequence.error = entry.sequence.error or NumericsError(
+            f"the model's logits after token {entry.start + entry.num_tokens - 1} are not finite; check lm_head"
+        )
+
+
+def _not_finite(values: Tensor, entries: list[Entry], sizes: list[int]) -> Iterator[tuple[Entry, slice]]:
+    """The entries, and their rows of ``values``, that hold NaN or infinity; entry i has ``sizes[i]`` rows."""
     row = 0
-    for entry in batch.wanted:
-        end = row + len(entry.logits_rows)
-        if not logits[row:end].isfinite().all() and entry.sequence.error is None:
-            entry.sequence.error = NumericsError(
-                f"the model's logits after token {entry.start + entry.num_tokens - 1} are not finite; check lm_head"
-            )
-        row = end
+    for entry, size in zip(entries, sizes, strict=True):
+        rows = slice(row, row + size)
+        if not values[rows].isfinite().all():
+            yield entry, rows
+        row += size

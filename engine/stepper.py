@@ -11,7 +11,7 @@ from alorakit.engine.loop import Loop
 from alorakit.engine.request import StreamChunk
 from alorakit.engine.scheduler import Scheduler
 from alorakit.engine.sequence import Sequence, Status
-from alorakit.engine.ticket import Ticket
+from alorakit.engine.ticket import Ticket, settle
 
 log = logging.getLogger("alorakit")
 
@@ -36,10 +36,10 @@ class Stepper:
         self._thread = threading.Thread(target=self._run, name="alorakit-step", daemon=True)
         self._thread.start()
 
-    @property
-    def stopped(self) -> bool:
-        """Whether the thread has ended or is about to."""
-        return self._stopping
+    def check_open(self) -> None:
+        """ClosedError if the thread has ended or is about to."""
+        if self._stopping:
+            raise ClosedError("the engine is closed; make another with AsyncEngine.from_pretrained")
 
     def submit(self, ticket: Ticket) -> None:
         """Queue a ticket's sequences.
@@ -49,8 +49,7 @@ class Stepper:
             ClosedError: The thread was stopped.
         """
         with self._condition:
-            if self._stopping:
-                raise ClosedError("the engine is closed; make another with AsyncEngine.from_pretrained")
+            self.check_open()
             if self._draining:
                 raise EngineBusyError(
                     "the engine is draining and takes no requests; send it again when drain() is over"
@@ -174,11 +173,6 @@ def _deliver(events: list[Event]) -> None:
 def _resolve(waiters: list[asyncio.Future[None]]) -> None:
     for waiter in waiters:
         try:
-            waiter.get_loop().call_soon_threadsafe(_set_result, waiter)
+            waiter.get_loop().call_soon_threadsafe(settle, waiter, None)
         except RuntimeError:  # the event loop is closed: nobody waits any more
             log.debug("an event loop was closed while the engine worked for it")
-
-
-def _set_result(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)

@@ -33,12 +33,14 @@ class Vocabulary:
         size: Number of tokens that masks speak of: the tokenizer's and the model's, whichever has more.
         model_size: The model's, which may be padded.
         end_token: An id that stands for end-of-sequence although the model has none, or None.
+        added: Texts of special and added tokens, which no ordinary tokens spell.
     """
 
     tokenizer: LLTokenizer
     size: int
     model_size: int
     end_token: int | None
+    added: tuple[str, ...]
 
     def forbidden(self, masks: Tensor) -> Tensor:
         """Masks as llguidance writes them, uint8 [rows, bytes] of one bit per token: bool [rows, model_size]."""
@@ -142,7 +144,7 @@ class Grammars:
     def _compile(self, kind: str, text: str) -> Grammar:
         vocabulary = self._vocabulary
         said = "\n".join(json.loads(text)) if kind == "choice" else text.replace("\\", "")
-        if found := next((name for name in self._added if name in said), None):
+        if found := next((name for name in vocabulary.added if name in said), None):
             raise RequestError(
                 f"structured: {shown(text)} contains {found!r}, which the tokenizer takes for one of its own tokens, "
                 "not for text; leave it out"
@@ -158,18 +160,12 @@ class Grammars:
         return Grammar(start, vocabulary)
 
     @cached_property
-    def _added(self) -> list[str]:
-        """Texts of special and added tokens, which no ordinary tokens spell."""
-        backend = Backend.from_str(self._tokenizer.to_json())
-        # Runs of blanks, which some tokenizers add, are text as well.
-        return [
-            token.content for token in backend.get_added_tokens_decoder().values() if len(token.content.strip()) > 1
-        ]
-
-    @cached_property
     def _vocabulary(self) -> Vocabulary:
         """Made when it is first needed (a quarter of a second for 49k tokens)."""
         backend = Backend.from_str(self._tokenizer.to_json())
+        # Runs of blanks, which some tokenizers add, are text as well.
+        texts = (token.content for token in backend.get_added_tokens_decoder().values())
+        added = tuple(text for text in texts if len(text.strip()) > 1)
         ids = backend.get_vocab(with_added_tokens=True).values()
         eos, end_token = sorted(self._eos & set(ids)), None
         if not eos:  # llguidance wants one; masks leave it out again
@@ -182,7 +178,7 @@ class Grammars:
             tokenizer = LLTokenizer(backend.to_str(), n_vocab=size, eos_token=eos)
         except ValueError as exc:
             raise RequestError(f"structured output cannot be had with this model's tokenizer: {exc}") from exc
-        return Vocabulary(tokenizer, size, self._vocab_size, end_token)
+        return Vocabulary(tokenizer, size, self._vocab_size, end_token, added)
 
 
 def forbidden_tokens(executor: LLExecutor, matchers: list[Matcher], device: torch.device) -> Tensor:

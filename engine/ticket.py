@@ -1,6 +1,7 @@
 """What ties sequences in the engine's thread to whoever awaits them in an event loop."""
 
 import asyncio
+from typing import Any
 
 from alorakit.engine.request import StreamChunk
 from alorakit.engine.sequence import Sequence
@@ -30,5 +31,15 @@ class Ticket:
         """Hand over what a step brought; runs in the event loop."""
         if chunk is not None:
             self.chunks.put_nowait(chunk)
-        if done and not self.done.done():
-            self.done.set_result(None)
+        if done:
+            settle(self.done, None)
+
+
+def settle(future: "asyncio.Future[Any]", result: Any, error: BaseException | None = None) -> None:
+    """Give a future its result or error, unless whoever waits for it has cancelled it; runs in its event loop."""
+    if future.done():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(result)
