@@ -54,3 +54,25 @@ def paged_attention(
     scores = torch.einsum("rhd,hkd->hrk", q.float(), k) * scale
     probs = scores.masked_fill(~visible, float("-inf")).softmax(-1)
     return torch.einsum("hrk,hkd->rhd", probs, v).reshape(q.shape[0], -1).to(q.dtype)
+
+
+def lora_table_delta(
+    out: Tensor,
+    x: Tensor,
+    adapters: Sequence[Sequence[tuple[Tensor, Tensor] | None]],
+    widths: Sequence[int],
+    segments: Sequence[tuple[int, int, int]],
+) -> Tensor:
+    """``out`` plus, on each segment's rows (first, one past last, slot), that slot's ``B (A x)``, part by part.
+
+    ``adapters[slot][part]`` is (A, B) or None; the rank-r intermediate is rounded to the compute dtype.
+    """
+    total = out.float().clone()
+    for start, end, slot in segments:
+        column = 0
+        for width, pair in zip(widths, adapters[slot], strict=True):
+            if pair is not None:
+                low = (x[start:end].float() @ pair[0].float().T).to(x.dtype).float()
+                total[start:end, column : column + width] += low @ pair[1].float().T
+            column += width
+    return total.to(out.dtype)
