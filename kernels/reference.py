@@ -76,3 +76,27 @@ def lora_table_delta(
                 total[start:end, column : column + width] += low @ pair[1].float().T
             column += width
     return total.to(out.dtype)
+
+
+def lora_linear(
+    out: Tensor, x: Tensor, a: Tensor, b: Sequence[Tensor | None], widths: Sequence[int], scale: float
+) -> Tensor:
+    """``out`` plus ``scale * B (A x)``, part by part; differentiable."""
+    rank = a.shape[0] // sum(weight is not None for weight in b)
+    deltas, first = [], 0
+    for width, weight in zip(widths, b, strict=True):
+        if weight is None:
+            deltas.append(torch.zeros(len(x), width, device=x.device))
+        else:
+            deltas.append(scale * (x.float() @ a[first : first + rank].T) @ weight.T)
+            first += rank
+    return (out.float() + torch.cat(deltas, dim=1)).to(out.dtype)
+
+
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, rows: Tensor, where: Tensor, targets: Tensor, divisor: float
+) -> Tensor:
+    """Log-probability of ``targets[i]`` after row ``rows[where[i]]``; differentiable."""
+    logits = hidden.float() @ weight.float().T / divisor
+    log_probabilities = logits.log_softmax(-1)
+    return log_probabilities[rows[where], targets]
