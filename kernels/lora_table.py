@@ -50,9 +50,7 @@ def lora_tiles(segments: Iterable[tuple[int, int, int]], block_m: int) -> npt.ND
             merged[-1] = (merged[-1][0], end, slot)
         else:
             merged.append((start, end, slot))
-    tiles = [
-        (row, min(block_m, end - row), slot) for start, end, slot in merged for row in range(start, end, block_m)
-    ]
+    tiles = [(row, min(block_m, end - row), slot) for start, end, slot in merged for row in range(start, end, block_m)]
     return np.array(tiles, dtype=np.int32).reshape(-1, 3)
 
 

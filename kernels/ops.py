@@ -42,11 +42,13 @@ __all__ = [
     "can_pack",
     "fused",
     "kv_write",
+    "linear_cross_entropy",
     "linear_packed",
     "lora_block_m",
     "lora_delta",
     "lora_dtypes",
     "lora_tiles",
+    "lora_linear",
     "lora_windows",
     "pack_weight",
     "paged_attention",
@@ -186,6 +188,59 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float
         [rows, num_heads * head_dim].
     """
     return torch_ops.attend(q, k, v, mask, scale)
+
+
+def lora_linear(
+    out: Tensor, x: Tensor, a: Tensor, b: Sequence[Tensor | None], widths: Sequence[int], scale: float
+) -> Tensor:
+    """``out_p + scale * B_p (A_p x)`` for every adapted part p of a fused projection; differentiable (training).
+
+    The low-rank path is float32 whatever the dtypes of ``x`` and ``out``; the sum is rounded once.
+
+    Args:
+        out: [rows, sum of widths], the base projection's output; may be changed in place.
+        x: [rows, in_features], its input, dropout already applied.
+        a: float32 [adapted parts * rank, in_features]; the parts' A one below the other.
+        b: For each part its B, float32 [width, rank], or None where it is not adapted; at least one is.
+        widths: out_features of every part.
+        scale: Factor of the delta.
+
+    Returns:
+        [rows, sum of widths], dtype of ``out``; gradients flow to ``out``, ``x``, ``a`` and ``b``.
+    """
+    if backend_for(x.device) == "triton":
+        from alorakit.kernels import triton_lora_linear
+
+        return triton_lora_linear.lora_linear(out, x, a, b, widths, scale)
+    return torch_ops.lora_linear(out, x, a, b, widths, scale)
+
+
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, rows: Tensor, where: Tensor, targets: Tensor, divisor: float
+) -> Tensor:
+    """Log-probabilities of given tokens at given rows; differentiable in ``hidden``, not in ``weight`` (training).
+
+    Semantics::
+
+        logits = hidden[rows] @ weight.T / divisor
+        result = logits[where, targets] - logsumexp(logits)[where]
+
+    Args:
+        hidden: [num_rows, hidden_size].
+        weight: [vocab_size, hidden_size], dtype of ``hidden``; frozen.
+        rows: int64 [n], the rows that are read, each once.
+        where: int64 [m], indices into ``rows``.
+        targets: int64 [m], the tokens.
+        divisor: Divides the logits.
+
+    Returns:
+        float32 [m], in nats.
+    """
+    if backend_for(hidden.device) == "triton":
+        from alorakit.kernels import triton_cross_entropy
+
+        return triton_cross_entropy.linear_cross_entropy(hidden, weight, rows[where], targets, divisor)
+    return torch_ops.linear_cross_entropy(hidden, weight, rows, where, targets, divisor)
 
 
 def pack_weight(weight: Tensor) -> Tensor:

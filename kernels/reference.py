@@ -54,3 +54,49 @@ def paged_attention(
     scores = torch.einsum("rhd,hkd->hrk", q.float(), k) * scale
     probs = scores.masked_fill(~visible, float("-inf")).softmax(-1)
     return torch.einsum("hrk,hkd->rhd", probs, v).reshape(q.shape[0], -1).to(q.dtype)
+
+
+def lora_table_delta(
+    out: Tensor,
+    x: Tensor,
+    adapters: Sequence[Sequence[tuple[Tensor, Tensor] | None]],
+    widths: Sequence[int],
+    segments: Sequence[tuple[int, int, int]],
+) -> Tensor:
+    """``out`` plus, on each segment's rows (first, one past last, slot), that slot's ``B (A x)``, part by part.
+
+    ``adapters[slot][part]`` is (A, B) or None; the rank-r intermediate is rounded to the compute dtype.
+    """
+    total = out.float().clone()
+    for start, end, slot in segments:
+        column = 0
+        for width, pair in zip(widths, adapters[slot], strict=True):
+            if pair is not None:
+                low = (x[start:end].float() @ pair[0].float().T).to(x.dtype).float()
+                total[start:end, column : column + width] += low @ pair[1].float().T
+            column += width
+    return total.to(out.dtype)
+
+
+def lora_linear(
+    out: Tensor, x: Tensor, a: Tensor, b: Sequence[Tensor | None], widths: Sequence[int], scale: float
+) -> Tensor:
+    """``out`` plus ``scale * B (A x)``, part by part; differentiable."""
+    rank = a.shape[0] // sum(weight is not None for weight in b)
+    deltas, first = [], 0
+    for width, weight in zip(widths, b, strict=True):
+        if weight is None:
+            deltas.append(torch.zeros(len(x), width, device=x.device))
+        else:
+            deltas.append(scale * (x.float() @ a[first : first + rank].T) @ weight.T)
+            first += rank
+    return (out.float() + torch.cat(deltas, dim=1)).to(out.dtype)
+
+
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, rows: Tensor, where: Tensor, targets: Tensor, divisor: float
+) -> Tensor:
+    """Log-probability of ``targets[i]`` after row ``rows[where[i]]``; differentiable."""
+    logits = hidden.float() @ weight.float().T / divisor
+    log_probabilities = logits.log_softmax(-1)
+    return log_probabilities[rows[where], targets]

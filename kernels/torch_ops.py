@@ -63,6 +63,28 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -
     return out.view(kv_heads, group, rows, dim).permute(2, 0, 1, 3).reshape(rows, heads * dim)
 
 
+def lora_linear(
+    out: Tensor, x: Tensor, a: Tensor, b: Sequence[Tensor | None], widths: Sequence[int], scale: float
+) -> Tensor:
+    """See :func:`alorakit.kernels.ops.lora_linear`."""
+    rank = a.shape[0] // sum(weight is not None for weight in b)
+    low = iter(F.linear(x.float(), a).split(rank, dim=1))
+    parts = [
+        part if weight is None else (part + F.linear(next(low), weight) * scale).to(out.dtype)
+        for part, weight in zip(out.split(list(widths), dim=1), b, strict=True)
+    ]
+    return torch.cat(parts, dim=1)
+
+
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, rows: Tensor, where: Tensor, targets: Tensor, divisor: float
+) -> Tensor:
+    """See :func:`alorakit.kernels.ops.linear_cross_entropy`."""
+    logits = F.linear(hidden[rows], weight).float()
+    logits = logits if divisor == 1.0 else logits / divisor
+    return logits[where, targets] - logits.logsumexp(dim=-1)[where]
+
+
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
     """See :func:`alorakit.kernels.ops.can_pack`."""
     if device.type != "cpu" or dtype != torch.bfloat16 or not torch.backends.mkldnn.is_available():

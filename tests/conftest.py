@@ -1,5 +1,10 @@
 import os
 
+import torch
+
+# Before anything imports triton: without a GPU, kernels run under its interpreter.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 # Before anything imports the Hub's client: tests use no network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -35,8 +40,6 @@ SENTENCES = [
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Tiny products are faster on one thread, and no thread waits for one that a busy machine has no core for."""
-    import torch
-
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from alorakit.engine.adapters import FUSED, linear_shapes, tensor_name
 from alorakit.engine.model_config import ModelConfig
+from alorakit.kernels import ops
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,9 @@ class LoraWeights:
         pair = self._pairs.get((layer, projection))
         if pair is None:
             return out
-        low = iter(F.linear(F.dropout(x.float(), self.dropout, self.training), pair.a).split(self.rank, dim=1))
-        parts = [
-            part if b is None else (part + F.linear(next(low), b) * self.scale).to(out.dtype)
-            for part, b in zip(out.split(pair.widths, dim=1), pair.b, strict=True)
-        ]
-        return torch.cat(parts, dim=1)
+        # Dropout in float32, as the low-rank path; without it, no copy is made.
+        x = F.dropout(x.float(), self.dropout) if self.training and self.dropout else x
+        return ops.lora_linear(out, x, pair.a, pair.b, pair.widths, self.scale)
 
     def parameters(self) -> list[Tensor]:
         """Every trainable tensor, float32."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from alorakit.engine.branches import Branches
 from alorakit.engine.model import Decoder
+from alorakit.kernels import ops
 from alorakit.training.data import Example
 from alorakit.training.lora import LoraWeights
 from alorakit.training.prefix_cache import Prefix, PrefixCache
@@ -75,7 +76,8 @@ def _target_log_probabilities(decoder: Decoder, hidden: Tensor, segments: Sequen
         pairs += [(branch_rows + row, token) for target in segment.branches.targets for row, token in target]
         first += segment.num_rows
     used = {row: index for index, row in enumerate(dict.fromkeys(row for row, _ in pairs))}
-    logits = decoder.logits(hidden[torch.tensor(list(used), device=hidden.device)])
+    rows = torch.tensor(list(used), device=hidden.device)
     where = torch.tensor([used[row] for row, _ in pairs], device=hidden.device)
     tokens = torch.tensor([token for _, token in pairs], device=hidden.device)
-    return logits[where, tokens] - logits.logsumexp(dim=-1)[where]
+    divisor = decoder.config.logits_divisor
+    return ops.linear_cross_entropy(hidden, decoder.lm_head.weight, rows, where, tokens, divisor)
