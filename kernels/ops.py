@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from alorakit.kernels import lora, torch_ops
+from alorakit.kernels.attention_tiles import TILE_CLASSES, Tile, TileClass, TilePlan, TileTensors
 from alorakit.kernels.attention_types import AttentionPlan, AttentionSpan, BlockSpan, Runs, SharedSpan
 from alorakit.kernels.lora import LoraWindow
 from alorakit.kernels.lora_stack import LoraStack
 from alorakit.kernels.torch_attention import TorchPagedAttention
 
 __all__ = [
+    "TILE_CLASSES",
     "AttentionPlan",
     "AttentionSpan",
     "BlockSpan",
@@ -24,6 +26,10 @@ __all__ = [
     "PagedAttention",
     "Runs",
     "SharedSpan",
+    "Tile",
+    "TileClass",
+    "TilePlan",
+    "TileTensors",
     "attention",
     "can_pack",
     "kv_write",
