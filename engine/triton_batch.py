@@ -15,6 +15,8 @@ from alorakit.kernels.ops import ROW_BLOCK, TilePlan
 
 # Ranks for which a captured step has room: the next of these.
 RANK_CLASSES = (64, 128, 256)
+# Of TilePlan and TileTensors; the tables, which are long or short, come last.
+TILE_ARRAYS = ("items", "q_rows", "q_parts", "visible", "row_parts", "tables")
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def build(rows: Rows, plans: Sequence[TilePlan], slots: AdapterSlots, few: bool)
         **arrays,
     }
     for index, plan in enumerate(plans):
-        arrays |= {f"{index}.{name}": array for name, array in plan.named_arrays().items()}
+        arrays |= {f"{index}.{name}": getattr(plan, name) for name in TILE_ARRAYS}
     return TritonBatch(
         num_rows=len(rows.token_ids),
         arrays=arrays,

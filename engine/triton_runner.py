@@ -15,8 +15,8 @@ from alorakit.engine.numerics import mark_hidden, mark_logits
 from alorakit.engine.rows import Rows
 from alorakit.engine.schedule import Schedule
 from alorakit.engine.step_buffer import StepBuffer
-from alorakit.engine.tile_plan import TilePlanner
-from alorakit.engine.triton_batch import LoraShape, TritonBatch, build
+from alorakit.engine.tile_plan import TilePlanner, max_items, max_parts
+from alorakit.engine.triton_batch import TILE_ARRAYS, LoraShape, TritonBatch, build
 from alorakit.engine.triton_decoder import (
     AttentionStep,
     FewRows,
@@ -32,7 +32,6 @@ from alorakit.kernels.ops import ROW_BLOCK, LoraRows, Tile, TileClass, TileTenso
 
 # A step of few rows is filled up to the next of these.
 ROW_BUCKETS = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64)
-_TILES = ("items", "q_rows", "q_parts", "visible", "row_parts", "tables")
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ class TritonRunner:
             )
             for window in self._windows
         ]
-        self._table_size = ops.fused.MAX_ROWS * -(-max_model_len // cache.block_size)
+        self._table_blocks = -(-max_model_len // cache.block_size)
         self._steps: dict[StepShape, CapturedStep] = {}
         self._ran: _Ran | None = None
 
@@ -173,9 +172,13 @@ class TritonRunner:
             sizes |= {"block_counts": (blocks,), "block_slots": (blocks, ROW_BLOCK)}
         tiles = []
         for index, ((tile_class, merge), planner) in enumerate(zip(shape.tiles, self._planners, strict=True)):
-            limits = planner.limits(rows, tile_class)
-            sizes |= {f"{index}.{name}": size for name, size in limits.shapes(rows, self._table_size).items()}
-            tiles.append((tile_class, limits.parts if merge else 0))
+            kv_heads, units = planner.num_kv_heads, rows if tile_class == "decode" else None
+            parts = max_parts(rows, self._num_sms, kv_heads)
+            items = (max_items(rows, self._num_sms, kv_heads, units), 6)
+            refs = (parts + rows,)
+            shapes = (items, refs, refs, (rows, 4), (rows, 2), (rows * self._table_blocks,))
+            sizes |= {f"{index}.{name}": shape for name, shape in zip(TILE_ARRAYS, shapes, strict=True)}
+            tiles.append((tile_class, parts if merge else 0))
         buffer = StepBuffer(sizes, fills, self.model.device)
         step = self._tensors(buffer.views, tiles, shape.lora, None)
         products = FewRows(self.model, step.lora, self._pdl, self._logits)
@@ -196,7 +199,7 @@ class TritonRunner:
         group, item = cfg.num_heads // cfg.num_kv_heads, self.model.dtype.itemsize
         attention = {}
         for index, (window, (tile_class, parts)) in enumerate(zip(self._windows, tiles, strict=True)):
-            work = TileTensors(**{name: views[f"{index}.{name}"] for name in _TILES})
+            work = TileTensors(**{name: views[f"{index}.{name}"] for name in TILE_ARRAYS})
             attention[window] = AttentionStep(work, Tile.of(tile_class, cfg.head_dim, group, item), parts)
         names = ("token_ids", "positions", "slots")
         return StepTensors(*(views[name] for name in names), attention, self._lora(views, lora), logits_rows)

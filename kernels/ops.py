@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from alorakit.kernels import lora, torch_ops
+from alorakit.kernels.attention_tiles import TILE_CLASSES, Tile, TileClass, TilePlan, TileTensors
 from alorakit.kernels.attention_types import AttentionPlan, AttentionSpan, BlockSpan, Runs, SharedSpan
 from alorakit.kernels.backend import BackendError, backend_for, use_backend
 from alorakit.kernels.lora import LoraWindow
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ROW_BLOCK",
+    "TILE_CLASSES",
     "AttentionPlan",
     "AttentionSpan",
     "BackendError",
@@ -37,6 +39,10 @@ __all__ = [
     "Projected",
     "Runs",
     "SharedSpan",
+    "Tile",
+    "TileClass",
+    "TilePlan",
+    "TileTensors",
     "attention",
     "backend_for",
     "can_pack",
