@@ -73,6 +73,11 @@ def load_decoder(
     return decoder
 
 
+def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The name of every tensor that a checkpoint of this shape holds, and its shape."""
+    return {name: target.shape for name, target in _allocate(config, torch.float32, torch.device("meta"), 1)[1].items()}
+
+
 def shard_files(folder: Path) -> list[Path]:
     """The safetensors files of a model folder, index order; ModelNotFoundError if there are none."""
     index = folder / "model.safetensors.index.json"
