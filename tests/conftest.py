@@ -9,7 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+import alorakit.engine  # noqa: F401  OpenMP's spin count must be set before torch is imported
+
+if not torch.cuda.is_available():  # read when a kernel's file is imported
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -35,8 +41,6 @@ SENTENCES = [
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Tiny products are faster on one thread, and no thread waits for one that a busy machine has no core for."""
-    import torch
-
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
