@@ -28,7 +28,7 @@ def test_files(quick: bool) -> list[str]:
     """The files to run; ``quick``: only whole engines on the device."""
     kernels = [] if quick else sorted((ROOT / "tests" / "kernels").glob("test_*.py"))
     files = [path for path in kernels if path.name != "test_ahead_of_time.py"]  # needs no device
-    files += [path for path in [ROOT / "tests" / "engine" / "test_gpu.py"] if path.is_file()]
+    files += [path for path in [ROOT / "tests" / "engine" / "test_triton_engine.py"] if path.is_file()]
     if importlib.util.find_spec("hypothesis") is None:
         files = [path for path in files if "from hypothesis" not in path.read_text(encoding="utf-8")]
     return [str(path.relative_to(ROOT)) for path in files]
@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="whole engines only")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--timeout", type=float, default=240.0, help="seconds after which the rest is given up")
-    parser.add_argument("files", nargs="*", help="default: the kernels' and tests/engine/test_gpu.py")
+    parser.add_argument("files", nargs="*", help="default: the kernels' and tests/engine/test_triton_engine.py")
     args = parser.parse_args(argv)
     files = args.files or test_files(args.quick)
     if not files:

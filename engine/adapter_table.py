@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from alorakit.engine.adapters import FUSED, Adapter, linear_shapes
@@ -16,6 +17,8 @@ from alorakit.kernels.ops import LoraTable
 
 # Addresses of matrices are multiples of this many bytes, so that loads may be as wide as they come.
 ALIGNMENT = 256
+# Ranks are filled up with zeros to multiples of this, so that the rows of B are aligned as well.
+RANK_STEP = 8
 # Linear layer -> the fused projection it is in, and its place there.
 _PLACES = {part: (name, index) for name, parts in FUSED.items() for index, part in enumerate(parts)}
 
@@ -106,7 +109,8 @@ class AdapterTable:
         per_line, end = ALIGNMENT // item, 0
         matrices: list[tuple[int, Tensor]] = []
         for pair in adapter.weights.pairs.values():
-            for matrix in (pair.a, pair.scaled_b()):
+            missing = -pair.rank % RANK_STEP
+            for matrix in (F.pad(pair.a, (0, 0, 0, missing)), F.pad(pair.scaled_b(), (0, missing))):
                 matrices.append((end, matrix))
                 end += -(-matrix.numel() // per_line) * per_line
         weights = torch.empty(end + per_line, dtype=self._dtype, device=self._device)
@@ -125,7 +129,7 @@ class AdapterTable:
         for ((layer, target), pair), pair_addresses in zip(adapter.weights.pairs.items(), addresses, strict=True):
             projection, part = _PLACES[target]
             pointers[projection][layer, part] = torch.tensor(pair_addresses)
-            ranks[projection][layer, part] = pair.rank
+            ranks[projection][layer, part] = -(-pair.rank // RANK_STEP) * RANK_STEP
         for name in FUSED:
             self._pointers[name][:, slot] = pointers[name].to(self._device)
             self._ranks[name][:, slot] = ranks[name].to(self._device)

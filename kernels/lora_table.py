@@ -25,7 +25,8 @@ class LoraTable:
     Attributes:
         pointers: int64 [num_slots, num_parts, 2]: device addresses, multiples of 16 bytes, of A [rank, in_features]
             and B [out_features, rank], both contiguous, in the compute dtype, LoRA scaling included in B.
-        ranks: int32 [num_slots, num_parts], up to 256; 0 where a part (linear layer) is not adapted.
+        ranks: int32 [num_slots, num_parts], up to 256; 0 where a part (linear layer) is not adapted. The fused kernels
+            want multiples of 8.
         widths: out_features of every part, at most three.
     """
 

@@ -22,14 +22,15 @@ from alorakit.kernels.triton_launch import (
     Setting,
     ceil_div,
     expand,
+    first_b,
     load_projected,
     next_power_of_2,
-    num_warps,
     pdl_options,
     projected_args,
     projected_settings,
     rank_block,
     row_blocks,
+    warps_for,
 )
 
 BLOCK_COLUMNS = 128
@@ -63,19 +64,25 @@ def add_norm_kernel(
     PDL: tl.constexpr,
 ):
     """A block of rows and columns; see :func:`add_norm`."""
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
     block = tl.program_id(0)
     rows = block * ROW_BLOCK + tl.arange(0, ROW_BLOCK)
     columns = tl.program_id(1) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
     live_columns = columns < width
     live = (rows < num_rows)[:, None] & live_columns[None, :]
     weight = tl.load(weight_ptr + columns, mask=live_columns, other=0.0).to(tl.float32)
+    if HAS_LORA:
+        b = first_b(
+            pointers_ptr, ranks_ptr, block_slots_ptr, block, 0, columns, live_columns, x_ptr, PARTS, RANK_BLOCK, ROW_BLOCK
+        )
     if PDL:
         tl.extra.cuda.gdc_wait()
-        tl.extra.cuda.gdc_launch_dependents()
     delta = load_projected(sums_ptr, num_rows, width, rows, columns, live, SPLITS)
     if HAS_LORA:
         delta = expand(
             delta,
+            b,
             low_ptr,
             pointers_ptr,
             ranks_ptr,
@@ -126,8 +133,8 @@ def embed_norm_kernel(
     live_columns = columns < width
     live = (rows < num_rows)[:, None] & live_columns[None, :]
     if PDL:
-        tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     ids = tl.load(ids_ptr + rows, mask=rows < num_rows, other=0).to(tl.int64)
     x = tl.load(embedding_ptr + ids[:, None] * width + columns[None, :], mask=live, other=0.0).to(tl.float32) * scale
     x = x.to(out_ptr.dtype.element_ty)
@@ -166,7 +173,7 @@ def add_norm(
         ROW_BLOCK=ROW_BLOCK,
         BLOCK_COLUMNS=BLOCK_COLUMNS,
         RANK_BLOCK=rank_block(x.element_size()),
-        num_warps=num_warps(BLOCK_COLUMNS, x.element_size()),
+        **warps_for(BLOCK_COLUMNS, x.element_size()),
         **projected_args(projected),
         **pdl_options(pdl),
     )
@@ -209,8 +216,10 @@ def aot() -> Iterator[Setting]:
         own = dict.fromkeys(("x_ptr", "weight_ptr", "out_ptr", "h_ptr"), f"*{dtype}")
         own |= {"squares_ptr": "*fp32", "scale": "fp32", "num_squares": "i32"}
         for name, signature, constexprs in projected_settings(dtype):
-            flags = constexprs | {"BLOCK_COLUMNS": BLOCK_COLUMNS, "PDL": False, "PARTS": 1}
-            yield f"{dtype}-{name}", add_norm_kernel, own | signature, flags, num_warps(BLOCK_COLUMNS, 4 if dtype == "fp32" else 2), 3, True
+            options = warps_for(BLOCK_COLUMNS, 4 if dtype == "fp32" else 2)
+            warps = options.pop("num_warps")
+            flags = constexprs | {"BLOCK_COLUMNS": BLOCK_COLUMNS, "PDL": False, "PARTS": 1} | options
+            yield f"{dtype}-{name}", add_norm_kernel, own | signature, flags, warps, 3, True
         names = {"embedding_ptr", "weight_ptr", "out_ptr", "h_ptr"}
         signature = dict.fromkeys(names, f"*{dtype}") | {"ids_ptr": "*i32", "squares_ptr": "*fp32", "scale": "fp32"}
         signature |= {"num_rows": "i32", "width": "i32:16", "num_squares": "i32"}

@@ -22,9 +22,14 @@ def next_power_of_2(n: int) -> int:
     return 1 << max(0, n - 1).bit_length()
 
 
-def num_warps(columns: int, item: int) -> int:
-    """Warps of a program over ROW_BLOCK rows of so many columns of ``item`` bytes: enough that nothing spills."""
-    return max(4, columns * item // 64)
+def warps_for(columns: int, item: int) -> dict[str, int]:
+    """Launch options of a program over ROW_BLOCK rows of so many columns of ``item`` bytes: such that nothing spills.
+
+    Left to itself the assembler rather spills a register than have fewer programs on a multiprocessor; there are never
+    many of these.
+    """
+    warps = min(16, max(4, columns * item // 64))
+    return {"num_warps": warps, "maxnreg": min(255, 65536 // (32 * warps))}
 
 
 def rank_block(item: int) -> int:
@@ -78,8 +83,67 @@ def load_projected(
 
 
 @triton.jit
+def load_b(address, rank, start, columns, live_columns, like_ptr, RANK_BLOCK: tl.constexpr):
+    """B [columns, RANK_BLOCK] from rank ``start`` on, zeros beyond the last; ranks are multiples of 8."""
+    ranks = start + tl.arange(0, RANK_BLOCK)
+    b_ptr = tl.multiple_of(address.to(tl.pointer_type(like_ptr.dtype.element_ty)), 16)
+    at = columns[:, None] * (rank // 8 * 8) + ranks[None, :]  # the factor tells the compiler how rows are aligned
+    return tl.load(b_ptr + at, mask=live_columns[:, None] & (ranks < rank)[None, :], other=0.0)
+
+
+@triton.jit
+def first_b(
+    pointers_ptr,
+    ranks_ptr,
+    block_slots_ptr,
+    block,
+    part,
+    columns,
+    live_columns,
+    like_ptr,
+    PARTS: tl.constexpr,
+    RANK_BLOCK: tl.constexpr,
+    ROW_BLOCK: tl.constexpr,
+):
+    """The first ranks of B of the first adapter of a block of rows; zeros if there is none.
+
+    Nothing of it was written by the kernel in front, so it is loaded while that one ends.
+    """
+    slot = tl.load(block_slots_ptr + block * ROW_BLOCK)
+    rank = tl.load(ranks_ptr + slot * PARTS + part, mask=slot >= 0, other=0)
+    address = tl.load(pointers_ptr + (slot * PARTS + part) * 2 + 1, mask=slot >= 0, other=0)
+    return load_b(address, rank, 0, columns, live_columns, like_ptr, RANK_BLOCK)
+
+
+@triton.jit
+def load_low(
+    low_ptr,
+    max_rank,
+    num_rows,
+    rows,
+    part,
+    start,
+    rank,
+    mine,
+    like_ptr,
+    PARTS: tl.constexpr,
+    SPLITS: tl.constexpr,
+    RANK_BLOCK: tl.constexpr,
+):
+    """``A x`` [rows, RANK_BLOCK] of rows that are ``mine``, its splits summed, in the compute dtype."""
+    ranks = start + tl.arange(0, RANK_BLOCK)
+    live = mine[:, None] & (ranks < rank)[None, :]
+    low = tl.zeros([rows.shape[0], RANK_BLOCK], tl.float32)
+    for split in tl.static_range(SPLITS):
+        at = ((split * num_rows + rows) * PARTS + part)[:, None] * max_rank + ranks[None, :]
+        low += tl.load(low_ptr + at, mask=live, other=0.0)
+    return low.to(like_ptr.dtype.element_ty)
+
+
+@triton.jit
 def expand(
     total,
+    loaded_b,
     low_ptr,
     pointers_ptr,
     ranks_ptr,
@@ -101,28 +165,26 @@ def expand(
 ):
     """Add ``low B`` of the rows' adapters to ``total`` [rows, columns]; ``columns`` count from the part's first.
 
-    The adapters of a block of rows are taken one after the other, each for its rows alone, so B is read once a block.
-    ``like_ptr`` points to the compute dtype.
+    The adapters of a block of rows are taken one after the other, each for its rows alone, so B is read once a block;
+    the first one's is there already (:func:`first_b`). ``like_ptr`` points to the compute dtype.
     """
-    dtype = like_ptr.dtype.element_ty
-    ranks = tl.arange(0, RANK_BLOCK)
     live_rows = rows < num_rows
     slots = tl.load(row_slot_ptr + rows, mask=live_rows, other=-1)
     for index in range(0, tl.load(block_counts_ptr + block)):
         slot = tl.load(block_slots_ptr + block * ROW_BLOCK + index)
         rank = tl.load(ranks_ptr + slot * PARTS + part)
-        b_ptr = tl.load(pointers_ptr + (slot * PARTS + part) * 2 + 1).to(tl.pointer_type(dtype))
         mine = live_rows & (slots == slot)
         delta = tl.zeros_like(total)
         for start in range(0, rank, RANK_BLOCK):
-            live_rank = start + ranks < rank
-            low = tl.zeros([rows.shape[0], RANK_BLOCK], tl.float32)
-            for split in tl.static_range(SPLITS):
-                at = ((split * num_rows + rows) * PARTS + part)[:, None] * max_rank + (start + ranks)[None, :]
-                low += tl.load(low_ptr + at, mask=mine[:, None] & live_rank[None, :], other=0.0)
-            at = columns[:, None] * rank + (start + ranks)[None, :]
-            b = tl.load(b_ptr + at, mask=live_columns[:, None] & live_rank[None, :], other=0.0)
-            delta = tl.dot(low.to(dtype), tl.trans(b), delta, input_precision="ieee")
+            if index == 0 and start == 0:
+                b = loaded_b
+            else:
+                address = tl.load(pointers_ptr + (slot * PARTS + part) * 2 + 1)
+                b = load_b(address, rank, start, columns, live_columns, like_ptr, RANK_BLOCK)
+            low = load_low(
+                low_ptr, max_rank, num_rows, rows, part, start, rank, mine, like_ptr, PARTS, SPLITS, RANK_BLOCK
+            )
+            delta = tl.dot(low, tl.trans(b), delta, input_precision="ieee")
         # Selected, not summed up with zeros: another row's adapter may hold infinities.
         total = tl.where(mine[:, None], total + delta, total)
     return total

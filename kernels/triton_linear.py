@@ -56,9 +56,12 @@ def linear_kernel(
     HAS_BIAS: tl.constexpr,
     HAS_LORA: tl.constexpr,
     ITEM: tl.constexpr,
+    PREFETCH: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """One tile of weight rows times all rows of x; see :func:`linear`."""
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
     pid = tl.program_id(0)
     split = tl.program_id(1)
     offs_n = tl.arange(0, BLOCK_N)
@@ -93,9 +96,20 @@ def linear_kernel(
         k0 = tl.multiple_of(k0, 16)
     w_ptrs = w_ptr + base + offs_n[:, None] * k + (k0 + offs_k)[None, :]
     live_n = offs_n[:, None] < valid_n
+    if PREFETCH > 0:
+        # The weights' first bytes are on their way to L2 while the kernels in front end.
+        lines = tl.arange(0, PREFETCH * BLOCK_K * ITEM // 128) * (128 // ITEM)
+        first = tl.where(live_n & (k0 + lines < k_end)[None, :], offs_n[:, None] * k + (k0 + lines)[None, :], k0)
+        tl.inline_asm_elementwise(
+            "prefetch.global.L2 [$1]; mov.u32 $0, 0;",
+            "=r,l",
+            [(w_ptr + base + first).to(tl.int64)],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=1,
+        )
     if PDL:
         tl.extra.cuda.gdc_wait()
-        tl.extra.cuda.gdc_launch_dependents()
     x_ptrs = x_ptr + rows[:, None] * k + (k0 + offs_k)[None, :]
     live_rows = rows[:, None] < num_rows
     acc = tl.zeros([BLOCK_N, ROWS], tl.float32)
@@ -151,16 +165,21 @@ class LinearTile:
     warps: int = 4
 
 
+# Steps of the loop whose weights are fetched to L2 before the kernel in front has ended.
+PREFETCH = 4
 # Enough programs for the 108 multiprocessors of an A100 and the 132 of an H100.
 MIN_PROGRAMS = 128
 
 
-def linear_tile(n: int, k: int, item: int) -> LinearTile:
-    """The fixed choice for a weight [n, k] of ``item`` bytes a number; docs/kernels.md has the measurements."""
+def linear_tile(rows: int, n: int, k: int, item: int) -> LinearTile:
+    """The fixed choice for ``rows`` rows and a weight [n, k] of ``item`` bytes a number; see docs/kernels.md.
+
+    As many stages as let a multiprocessor hold two programs.
+    """
     splits = 1
     while ceil_div(n, 64) * splits < MIN_PROGRAMS and k // (2 * splits) >= 512:
         splits *= 2
-    return LinearTile(block_n=64, block_k=256 // item, splits=splits, stages=4)
+    return LinearTile(block_n=64, block_k=256 // item, splits=splits, stages=4 if rows <= 32 else 3)
 
 
 def linear(
@@ -193,7 +212,7 @@ def linear(
     """
     rows, k = x.shape
     n = weight.shape[0]
-    tile = tile or linear_tile(n, k, x.element_size())
+    tile = tile or linear_tile(rows, n, k, x.element_size())
     if out is not None and tile.splits == 1:
         out = out[None]
     else:
@@ -234,6 +253,7 @@ def linear(
         HAS_BIAS=bias is not None,
         HAS_LORA=lora is not None,
         ITEM=x.element_size(),
+        PREFETCH=PREFETCH if pdl else 0,
         num_warps=tile.warps,
         num_stages=tile.stages,
         **pdl_options(pdl),
@@ -249,11 +269,11 @@ def aot() -> Iterator[Setting]:
     pointers |= dict.fromkeys(("ranks_ptr", "groups_ptr", "row_slot_ptr"), "*i32")
     for dtype in DTYPES:
         item = 4 if dtype == "fp32" else 2
-        tile = linear_tile(4096, 4096, item)
         signature = dict.fromkeys(("x_ptr", "w_ptr", "bias_ptr"), f"*{dtype}") | pointers | ints
         for rows in (16, 32, 64):
+            tile = linear_tile(rows, 4096, 4096, item)
             for lora in (False, True):
-                flags = {"EVEN_K": True, "HAS_BIAS": False, "HAS_LORA": lora, "ITEM": item, "PDL": False}
+                flags = {"EVEN_K": True, "HAS_BIAS": False, "HAS_LORA": lora, "ITEM": item, "PREFETCH": 0, "PDL": False}
                 sizes = {"ROWS": rows, "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k, "PARTS": 3, "NUM_SUMS": 32}
                 name = f"{dtype}-{rows}{'-lora' if lora else ''}"
                 yield name, linear_kernel, signature, flags | sizes, tile.warps, tile.stages, True

@@ -17,14 +17,15 @@ from alorakit.kernels.triton_launch import (
     DTYPES,
     Setting,
     expand,
+    first_b,
     load_projected,
     next_power_of_2,
-    num_warps,
     pdl_options,
     projected_args,
     projected_settings,
     rank_block,
     row_blocks,
+    warps_for,
 )
 
 
@@ -71,6 +72,8 @@ def rope_kv_write_kernel(
     PDL: tl.constexpr,
 ):
     """A block of rows of one head; see :func:`rope_kv_write`."""
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
     block = tl.program_id(0)
     head = tl.program_id(1)
     dim = half * 2
@@ -81,17 +84,24 @@ def rope_kv_write_kernel(
     live = live_rows[:, None] & live_columns[None, :]
     part = tl.where(head < num_heads, 0, tl.where(head < num_heads + num_kv_heads, 1, 2))
     first_head = tl.where(part == 0, 0, tl.where(part == 1, num_heads, num_heads + num_kv_heads))
-    if PDL:
-        tl.extra.cuda.gdc_wait()
-        tl.extra.cuda.gdc_launch_dependents()
     positions = tl.load(positions_ptr + rows, mask=live_rows, other=0)
     slots = tl.load(slots_ptr + rows, mask=live_rows, other=-1).to(tl.int64)
+    if HAS_LORA:
+        column = (head - first_head) * dim
+        low_b = first_b(
+            pointers_ptr, ranks_ptr, block_slots_ptr, block, part, column + within, live_columns, q_ptr, PARTS, RANK_BLOCK, ROW_BLOCK
+        )
+        high_b = first_b(
+            pointers_ptr, ranks_ptr, block_slots_ptr, block, part, column + half + within, live_columns, q_ptr, PARTS, RANK_BLOCK, ROW_BLOCK
+        )
+    if PDL:
+        tl.extra.cuda.gdc_wait()
     low_half = load_projected(sums_ptr, num_rows, width, rows, head * dim + within, live, SPLITS)
     high_half = load_projected(sums_ptr, num_rows, width, rows, head * dim + half + within, live, SPLITS)
     if HAS_LORA:
-        column = (head - first_head) * dim
         low_half = expand(
             low_half,
+            low_b,
             low_ptr,
             pointers_ptr,
             ranks_ptr,
@@ -113,6 +123,7 @@ def rope_kv_write_kernel(
         )
         high_half = expand(
             high_half,
+            high_b,
             low_ptr,
             pointers_ptr,
             ranks_ptr,
@@ -214,7 +225,7 @@ def rope_kv_write(
         HALF=next_power_of_2(dim // 2),
         ROW_BLOCK=ROW_BLOCK,
         RANK_BLOCK=rank_block(cache.element_size()),
-        num_warps=num_warps(dim, cache.element_size()),
+        **warps_for(dim, cache.element_size()),
         **projected_args(projected),
         **pdl_options(pdl),
     )
@@ -229,6 +240,8 @@ def aot() -> Iterator[Setting]:
     for dtype in DTYPES:
         for name, signature, constexprs in projected_settings(dtype):
             for half in (32, 64, 128):
-                flags = constexprs | {"HAS_NORM": half == 64, "HALF": half, "PDL": False}
+                options = warps_for(2 * half, 4 if dtype == "fp32" else 2)
+                warps = options.pop("num_warps")
+                flags = constexprs | {"HAS_NORM": half == 64, "HALF": half, "PDL": False} | options
                 types = dict.fromkeys(names, f"*{dtype}") | ints | signature
-                yield f"{dtype}-{name}-{half}", rope_kv_write_kernel, types, flags, num_warps(2 * half, 4 if dtype == "fp32" else 2), 3, True
+                yield f"{dtype}-{name}-{half}", rope_kv_write_kernel, types, flags, warps, 3, True

@@ -13,13 +13,14 @@ from alorakit.kernels.triton_launch import (
     Setting,
     ceil_div,
     expand,
+    first_b,
     load_projected,
-    num_warps,
     pdl_options,
     projected_args,
     projected_settings,
     rank_block,
     row_blocks,
+    warps_for,
 )
 
 BLOCK_BYTES = 256
@@ -47,20 +48,29 @@ def silu_mul_kernel(
     PDL: tl.constexpr,
 ):
     """A block of rows and columns; see :func:`silu_mul`."""
+    if PDL:
+        tl.extra.cuda.gdc_launch_dependents()
     block = tl.program_id(0)
     rows = block * ROW_BLOCK + tl.arange(0, ROW_BLOCK)
     columns = tl.program_id(1) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
     inter = width // 2
     live_columns = columns < inter
     live = (rows < num_rows)[:, None] & live_columns[None, :]
+    if HAS_LORA:
+        gate_b = first_b(
+            pointers_ptr, ranks_ptr, block_slots_ptr, block, 0, columns, live_columns, out_ptr, PARTS, RANK_BLOCK, ROW_BLOCK
+        )
+        up_b = first_b(
+            pointers_ptr, ranks_ptr, block_slots_ptr, block, 1, columns, live_columns, out_ptr, PARTS, RANK_BLOCK, ROW_BLOCK
+        )
     if PDL:
         tl.extra.cuda.gdc_wait()
-        tl.extra.cuda.gdc_launch_dependents()
     gate = load_projected(sums_ptr, num_rows, width, rows, columns, live, SPLITS)
     up = load_projected(sums_ptr, num_rows, width, rows, columns + inter, live, SPLITS)
     if HAS_LORA:
         gate = expand(
             gate,
+            gate_b,
             low_ptr,
             pointers_ptr,
             ranks_ptr,
@@ -82,6 +92,7 @@ def silu_mul_kernel(
         )
         up = expand(
             up,
+            up_b,
             low_ptr,
             pointers_ptr,
             ranks_ptr,
@@ -125,7 +136,7 @@ def silu_mul(projected: Projected, dtype: torch.dtype, pdl: bool = False) -> Ten
         ROW_BLOCK=ROW_BLOCK,
         BLOCK_COLUMNS=columns,
         RANK_BLOCK=rank_block(out.element_size()),
-        num_warps=num_warps(columns, out.element_size()),
+        **warps_for(2 * columns, out.element_size()),
         **projected_args(projected),
         **pdl_options(pdl),
     )
@@ -135,7 +146,9 @@ def silu_mul(projected: Projected, dtype: torch.dtype, pdl: bool = False) -> Ten
 def aot() -> Iterator[Setting]:
     """The settings in use; see ``triton_launch.Setting``."""
     for dtype in DTYPES:
+        item = 4 if dtype == "fp32" else 2
+        options = warps_for(2 * BLOCK_BYTES // item, item)
+        warps = options.pop("num_warps")
         for name, signature, constexprs in projected_settings(dtype):
-            flags = constexprs | {"BLOCK_COLUMNS": 64 if dtype == "fp32" else 128, "PDL": False, "PARTS": 2}
-            types, warps = {"out_ptr": f"*{dtype}"} | signature, 4
-            yield f"{dtype}-{name}", silu_mul_kernel, types, flags, warps, 3, True
+            flags = constexprs | {"BLOCK_COLUMNS": BLOCK_BYTES // item, "PDL": False, "PARTS": 2} | options
+            yield f"{dtype}-{name}", silu_mul_kernel, {"out_ptr": f"*{dtype}"} | signature, flags, warps, 3, True

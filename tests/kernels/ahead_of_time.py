@@ -6,7 +6,7 @@ A kernel file says by a function ``aot()`` at which settings its kernels are lau
 
 ``signature`` maps argument names to types: ``"*bf16"``, ``"i32"``, or ``"i32:16"`` for an integer that is a multiple
 of 16, as the launcher tells the compiler then. Pointers are taken to be multiples of 16, which torch's allocations are.
-Arguments in ``constexprs`` may be left out of it, and None is among their values for tensors that are not given. Where
+What in ``constexprs`` is no argument is a launch option, such as ``maxnreg``. Arguments in it may be left out of it, and None is among their values for tensors that are not given. Where
 settings depend on the architecture the function takes it: ``aot(arch)``, 80 or 90. A variant whose constexpr ``PDL`` is
 true is for Hopper alone.
 
@@ -123,8 +123,10 @@ def compile_variant(variant: Variant) -> Usage:
     from triton.compiler import ASTSource
 
     names = variant.kernel.arg_names
+    constexprs = {name: value for name, value in variant.constexprs.items() if name in names}
+    options = {name: value for name, value in variant.constexprs.items() if name not in names}
     types = {name: variant.signature.get(name, "constexpr") for name in names}
-    types |= dict.fromkeys(variant.constexprs, "constexpr")
+    types |= dict.fromkeys(constexprs, "constexpr")
     attrs = {
         (index,): [["tt.divisibility", 16]]
         for index, name in enumerate(names)
@@ -133,12 +135,12 @@ def compile_variant(variant: Variant) -> Usage:
     signature = {name: kind.partition(":")[0] for name, kind in types.items()}
     start = time.perf_counter()
     try:
-        if missing := [name for name in names if types[name] == "constexpr" and name not in variant.constexprs]:
+        if missing := [name for name in names if types[name] == "constexpr" and name not in constexprs]:
             raise ValueError(f"neither in signature nor in constexprs: {', '.join(missing)}")
         compiled = triton_compile(
-            ASTSource(variant.kernel, signature, variant.constexprs, attrs),
+            ASTSource(variant.kernel, signature, constexprs, attrs),
             target=GPUTarget("cuda", variant.arch, 32),
-            options={"num_warps": variant.num_warps, "num_stages": variant.num_stages},
+            options={"num_warps": variant.num_warps, "num_stages": variant.num_stages, **options},
         )
     except Exception as exc:  # whatever it is, the other variants go on
         return Usage(variant.id, error=f"{type(exc).__name__}: {exc}")
