@@ -2,6 +2,7 @@
 # One command for a machine with a CUDA device: tests on it, then kernels and engine measured, in under 9 minutes.
 #
 #   benchmarks/gpu.sh [--quick] [--dry-run] [--no-tests | --tests-only] [--out DIR] [--only decode,check,...]
+#                     [--backend triton|torch]
 #
 # Needs Python with torch, triton, numpy, safetensors, tokenizers and pytest; installs nothing. Results go to
 # benchmarks/results/gpu-<device>.json (and gpu-tests.json), after every part; what falls short is printed at the end.
@@ -17,8 +18,9 @@ while [ $# -gt 0 ]; do
         --no-tests) tests=no ;;
         --tests-only) measure=no ;;
         --out) out=$2; shift ;;
+        --backend) more+=(--backend "$2"); shift ;;
         --only) more+=(--only "$2"); shift ;;
-        *) sed -n '2,7p' "$0" >&2; exit 2 ;;
+        *) sed -n '2,8p' "$0" >&2; exit 2 ;;
     esac
     shift
 done

@@ -34,14 +34,14 @@ class Results:
     """What was measured so far.
 
     Attributes:
-        path: Where it is written.
+        path: Where it is written; None: nowhere.
         about: Device, versions, settings.
         figures: Name -> value; the name says the unit.
         targets: Those of them that have a limit.
         errors: Part of the run -> why it failed.
     """
 
-    path: Path
+    path: Path | None
     about: dict[str, object]
     figures: dict[str, object] = field(default_factory=dict)
     targets: list[Target] = field(default_factory=list)
@@ -60,6 +60,8 @@ class Results:
 
     def write(self) -> None:
         """Write everything so far; a run that is cut off leaves the file of the part before."""
+        if self.path is None:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         content = {
             **self.about,

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from alorakit import SamplingParams
+from alorakit.kernels import ops
 from benchmarks import gpu_plan
 from benchmarks.gpu_model import INVOCATION, add_adapters, make_engine
 from benchmarks.gpu_parts import parts
@@ -72,11 +73,11 @@ def measure(plan: Plan, machine: Machine, results: Results, only: list[str], sha
             results.write()
 
 
-def warm_up(plan: Plan, quick: bool, only: list[str]) -> None:
+def warm_up(plan: Plan, args: argparse.Namespace) -> None:
     """Let processes compile all kernels at once: one after the other, each takes a second or two."""
     count = min(MAX_WARM, os.cpu_count() or 1, len(parts(plan)))
-    arguments = [*(["--quick"] if quick else []), *(["--only", ",".join(only)] if only else [])]
-    command = [sys.executable, "-m", "benchmarks.gpu_run", *arguments, "--warm"]
+    given = [*(["--quick"] if args.quick else []), *(["--backend", args.backend] if args.backend else [])]
+    command = [sys.executable, "-m", "benchmarks.gpu_run", *given, "--only", args.only, "--warm"]
     start = time.perf_counter()
     children = [
         subprocess.Popen([*command, f"{index}/{count}"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -100,6 +101,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true", help="a tiny model on the CPU")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
     parser.add_argument("--only", default="", help="parts whose names begin so, separated by commas")
+    parser.add_argument("--backend", choices=["triton", "torch"], help="kernels to use; default: the device's")
     parser.add_argument("--warm", default="", help="only compile: part i/n of the parts")
     return parser.parse_args(argv)
 
@@ -107,11 +109,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run; 0 if every part ran, whether the targets are met or not."""
     args = parse(argv)
+    ops.use_backend(args.backend)
     plan, only = choose(args), [name for name in args.only.split(",") if name]
-    results = Results(args.out / f"gpu-{device_slug(plan.device)}.json", {**versions(plan.device), "quick": args.quick})
+    results = Results(
+        args.out / f"gpu-{device_slug(plan.device)}.json",
+        {**versions(plan.device), "quick": args.quick, "backend": args.backend or "auto"},
+    )
     if args.warm:
         index, count = map(int, args.warm.split("/"))
-        results.path = Path(os.devnull)
+        results.path = None
         measure(plan, Machine(1.0, 1.0), results, only, (index, count))
         return len(results.errors)
     print(results.about, flush=True)
@@ -121,7 +127,7 @@ def main(argv: list[str] | None = None) -> int:
     results.write()
     if plan.device.type == "cuda":
         torch.cuda.empty_cache()
-        warm_up(plan, args.quick, only)
+        warm_up(plan, args)
     measure(plan, machine, results, only)
     print(f"\n{results.summary()}\nwritten to {results.path}")
     return min(1, len(results.errors))

@@ -259,7 +259,7 @@ def paged_attention(
         )  # fmt: skip
 
 
-def aot_configurations() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any], int, int, bool]]:
+def aot() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any], int, int, bool]]:
     """Every configuration in use, for compiling ahead of time; pointers outside METADATA are 16-byte aligned.
 
     Yields:

@@ -76,6 +76,12 @@ def test_compiling_beforehand_goes_through_the_same_parts_with_one_layer(results
     assert results.errors == {}
 
 
+def test_what_only_compiles_writes_nothing(monkeypatch, tmp_path):
+    monkeypatch.setattr(gpu_run, "parts", lambda plan: {"one": lambda *given: None})
+    assert gpu_run.main(["--dry-run", "--warm", "0/1", "--out", str(tmp_path)]) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_full_plan_fits_an_80_gb_device():
     plan = gpu_plan.full(torch.device("cuda", 0))
     settings = plan.settings()

@@ -5,8 +5,10 @@ A kernel file says by a function ``aot()`` at which settings its kernels are lau
     (name, kernel, signature, constexprs, num_warps, num_stages, is_decode)
 
 ``signature`` maps argument names to types: ``"*bf16"``, ``"i32"``, or ``"i32:16"`` for an integer that is a multiple
-of 16, as the launcher tells the compiler then. Pointers are taken to be multiples of 16, which torch's allocations are.
-What in ``constexprs`` is no argument is a launch option, such as ``maxnreg``. Arguments in it may be left out of it, and None is among their values for tensors that are not given. Where
+of 16, as the launcher tells the compiler then. Pointers are taken to be multiples of 16, which torch's allocations are,
+but for those that the kernel does not specialize.
+What in ``constexprs`` is no argument is a launch option, such as ``maxnreg``. Arguments in it may be left out of the
+signature, and None is among their values for tensors that are not given. Where
 settings depend on the architecture the function takes it: ``aot(arch)``, 80 or 90. A variant whose constexpr ``PDL`` is
 true is for Hopper alone.
 
@@ -22,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +34,8 @@ ROOT = Path(__file__).resolve().parents[2]
 ARCHS = (80, 90)
 # More take longer to import torch than they save.
 MAX_PROCESSES = 8
+# What kernel files share.
+WITHOUT_KERNELS = {"triton_launch"}
 # Shared memory that a program may have, in bytes (CUDA C++ Programming Guide, compute capabilities).
 MAX_SHARED = {80: 163 * 1024, 90: 227 * 1024}
 
@@ -77,14 +81,15 @@ class Usage:
 
 
 def kernel_files() -> list[Path]:
-    """The kernel files that say how they are launched."""
-    return [path for path in sorted((ROOT / "kernels").glob("triton_*.py")) if "\ndef aot(" in path.read_text("utf-8")]
+    """The files of kernels, which say how they are launched."""
+    files = sorted((ROOT / "kernels").glob("triton_*.py"))
+    return [path for path in files if path.stem not in WITHOUT_KERNELS]
 
 
 def variants(files: list[Path]) -> Iterator[Variant]:
     """Every variant of some files, architecture by architecture."""
     for file in files:
-        aot = _load(file).aot
+        aot = _load(file).aot  # a kernel that nobody compiles would go unnoticed, so there must be one
         for arch in ARCHS:
             for values in aot(arch) if inspect.signature(aot).parameters else aot():
                 variant = Variant(file, arch, *values)
@@ -92,8 +97,8 @@ def variants(files: list[Path]) -> Iterator[Variant]:
                     yield variant
 
 
-def compile_all(files: list[Path], num_processes: int | None = None) -> dict[str, Usage]:
-    """Compile every variant of some files; by id."""
+def compile_all(files: list[Path], ids: Collection[str] = (), num_processes: int | None = None) -> dict[str, Usage]:
+    """Compile the variants of some files that have one of these ids (default: all of them); by id."""
     count = num_processes or min(os.cpu_count() or 1, MAX_PROCESSES)
     # One thread each: the cores are shared out by processes.
     env = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"} | {
@@ -102,9 +107,20 @@ def compile_all(files: list[Path], num_processes: int | None = None) -> dict[str
     }
     arguments = [sys.executable, str(Path(__file__).resolve()), str(count)]
     workers = [
-        subprocess.Popen([*arguments, str(index), *map(str, files)], stdout=subprocess.PIPE, text=True, env=env)
+        subprocess.Popen(
+            [*arguments, str(index), *map(str, files)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=env,
+        )
         for index in range(count)
     ]
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write(json.dumps(list(ids)))
+        worker.stdin.close()
+        worker.stdin = None
     found = {}
     for worker in workers:
         out, _ = worker.communicate()
@@ -130,7 +146,7 @@ def compile_variant(variant: Variant) -> Usage:
     attrs = {
         (index,): [["tt.divisibility", 16]]
         for index, name in enumerate(names)
-        if types[name].startswith("*") or types[name].endswith(":16")
+        if _is_aligned(types[name]) and not variant.kernel.params[index].do_not_specialize_on_alignment
     }
     signature = {name: kind.partition(":")[0] for name, kind in types.items()}
     start = time.perf_counter()
@@ -146,6 +162,10 @@ def compile_variant(variant: Variant) -> Usage:
         return Usage(variant.id, error=f"{type(exc).__name__}: {exc}")
     registers, stack = _resources(compiled.asm["cubin"])
     return Usage(variant.id, registers, compiled.metadata.shared, stack, round(time.perf_counter() - start, 2))
+
+
+def _is_aligned(kind: str) -> bool:
+    return kind.startswith("*") or kind.endswith(":16")
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:
@@ -175,10 +195,11 @@ def _load(file: Path) -> ModuleType:
 
 
 def main(count: str, index: str, *files: str) -> None:
-    """Compile every ``count``-th variant, from the ``index``-th on."""
-    for number, variant in enumerate(variants([Path(file) for file in files])):
-        if number % int(count) == int(index):
-            print(json.dumps(asdict(compile_variant(variant))), flush=True)
+    """Compile every ``count``-th variant, from the ``index``-th on, of those whose ids are read from the input."""
+    ids = set(json.load(sys.stdin))
+    chosen = [variant for variant in variants([Path(file) for file in files]) if not ids or variant.id in ids]
+    for variant in chosen[int(index) :: int(count)]:
+        print(json.dumps(asdict(compile_variant(variant))), flush=True)
 
 
 if __name__ == "__main__":
