@@ -135,7 +135,7 @@ class Admission:
         """Rows that candidates of a prompt may take in one pass, the prompt's last token included."""
         invocation = 0 if adapter is None else len(adapter.info.invocation_tokens or ())
         room = self._capacity - len(tokens) - invocation
-        return max(1, min(self._config.max_num_batched_tokens, room))
+        return max(1, min(self._config.max_num_batched_tokens or room, room))
 
     def _activate(self, tokens: list[int], adapter: Adapter) -> tuple[list[int], int | None]:
         activation = adapter.find_activation(tokens)

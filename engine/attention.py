@@ -85,10 +85,11 @@ def derive_blocks(config: EngineConfig, model: Decoder, max_model_len: int) -> i
         ConfigError: Not even one.
     """
     per_block = KVCache.bytes_per_token(model.config, model.dtype) * config.block_size
-    affordable = int(free_memory(model.device) * config.memory_fraction) // per_block
+    fraction = config.on(model.device.type).memory_fraction or 0.0
+    affordable = int(free_memory(model.device) * fraction) // per_block
     if affordable < 1:
         raise ConfigError(
-            f"memory_fraction={config.memory_fraction} of free memory holds no KV block of {per_block} bytes; "
+            f"memory_fraction={fraction} of free memory holds no KV block of {per_block} bytes; "
             "free memory, or set cache_blocks"
         )
     return min(affordable, -(-max_model_len // config.block_size) * config.max_num_seqs)

@@ -12,7 +12,7 @@ import torch
 
 from alorakit.engine.block_pool import slot_runs
 from alorakit.engine.branches import additive_mask
-from alorakit.engine.schedule import Entry
+from alorakit.engine.rows import PlacedEntry
 from alorakit.engine.shared_prefixes import SharedPrefix, shared_prefixes
 from alorakit.kernels.ops import AttentionPlan, AttentionSpan, BlockSpan, SharedSpan
 
@@ -25,14 +25,6 @@ FEW_ROWS = 16
 MIN_BLOCK_ROWS = 8
 # Blocks between two wanted ones that may be computed in vain for the sake of one longer run.
 MAX_IDLE_BLOCKS = 4
-
-
-@dataclass(frozen=True)
-class PlacedEntry:
-    """An entry and the first of its rows in the batch."""
-
-    entry: Entry
-    row: int
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One step's rows as tensors: token ids, positions, where KV goes, who sees what, who is adapted."""
+"""One step's rows as tensors, for the torch path: token ids, positions, where KV goes, who sees what, who is adapted."""
 
 from dataclasses import dataclass
 
@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 
 from alorakit.engine.adapter_slots import AdapterSlots
-from alorakit.engine.adapters import Adapter
 from alorakit.engine.attention import AttentionInput, KVCache
-from alorakit.engine.attention_plan import PlacedEntry, Planner
+from alorakit.engine.attention_plan import Planner
 from alorakit.engine.batched_adapters import BatchedAdapters
-from alorakit.engine.block_pool import slot_runs
 from alorakit.engine.model import Decoder
+from alorakit.engine.rows import Rows
 from alorakit.engine.schedule import BlockCopy, Entry, Schedule
 
 
@@ -41,59 +40,21 @@ class Batch:
 
 
 def build(plan: Schedule, model: Decoder, cache: KVCache, adapters: AdapterSlots) -> Batch:
-    """Lay the scheduled rows out one after the other, each adapter's together; ``adapters`` holds those in use.
-
-    rows       | entry 0: tokens start … end, then its branches or draft | entry 1 …
-    KV index   | start … end-1, end …                                    |
-    """
-    plan.entries.sort(key=_adapter)
-    tokens: list[int] = []
-    positions: list[int] = []
-    runs: list[tuple[int, int]] = []
-    segments: list[tuple[int, int, Adapter]] = []
-    logits_rows: list[int] = []
-    placed: list[PlacedEntry] = []
-    for entry in plan.entries:
-        sequence, first = entry.sequence, len(tokens)
-        placed.append(PlacedEntry(entry, first))
-        stop = entry.start + entry.num_tokens
-        tokens += [*sequence.tokens[entry.start : stop], *entry.draft]
-        positions += range(entry.start, stop + len(entry.draft))
-        if entry.branches and sequence.branches is not None:
-            tokens += sequence.branches.token_ids
-            positions += [stop + p for p in sequence.branches.positions]
-        runs += slot_runs(sequence.blocks, cache.block_size, entry.start, entry.start + entry.num_rows)
-        if sequence.adapter is not None and sequence.activation is not None:
-            active = first + max(0, sequence.activation - entry.start)
-            if active < len(tokens):
-                _extend(segments, active, len(tokens), sequence.adapter)
-        logits_rows += [first + row for row in entry.logits_rows]
-    device = model.device
+    """Lay the scheduled rows out (see :class:`Rows`) and move them to the model's device."""
+    rows, device = Rows.of(plan, cache.block_size), model.device
     plans = {
-        window: Planner(window, cache.block_size, model.dtype, device).plan(placed)
+        window: Planner(window, cache.block_size, model.dtype, device).plan(rows.placed)
         for window in set(model.config.sliding_windows)
     }
+    runs = rows.runs
     slots = torch.cat([torch.arange(*run) for run in runs]) if runs else torch.empty(0, dtype=torch.int64)
     return Batch(
-        token_ids=torch.tensor(tokens, dtype=torch.int64, device=device),
-        positions=torch.tensor(positions, dtype=torch.int64, device=device),
-        copies=plan.copies,
+        token_ids=torch.tensor(rows.token_ids, dtype=torch.int64, device=device),
+        positions=torch.tensor(rows.positions, dtype=torch.int64, device=device),
+        copies=rows.copies,
         attention=AttentionInput(slots.to(device), tuple(runs), plans),
-        adapters=BatchedAdapters(adapters, segments) if segments else None,
-        logits_rows=torch.tensor(logits_rows, dtype=torch.int64, device=device),
-        wanted=[entry for entry in plan.entries if entry.logits_rows],
-        entries=plan.entries,
+        adapters=BatchedAdapters(adapters, rows.segments) if rows.segments else None,
+        logits_rows=torch.tensor(rows.logits_rows, dtype=torch.int64, device=device),
+        wanted=rows.wanted,
+        entries=rows.entries,
     )
-
-
-def _adapter(entry: Entry) -> str:
-    sequence = entry.sequence
-    return "" if sequence.adapter is None or sequence.activation is None else sequence.adapter.info.digest
-
-
-def _extend(segments: list[tuple[int, int, Adapter]], start: int, end: int, adapter: Adapter) -> None:
-    """Add a segment, merged with the one before it when that ends here and is the same adapter's."""
-    if segments and segments[-1][1] == start and segments[-1][2] is adapter:
-        segments[-1] = (segments[-1][0], end, adapter)
-    else:
-        segments.append((start, end, adapter))

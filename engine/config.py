@@ -1,7 +1,7 @@
 """Engine settings: one frozen dataclass, the source of truth for keywords and command-line defaults."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from alorakit.engine.errors import ConfigError, shown
@@ -23,9 +23,11 @@ class EngineConfig:
         device: ``"auto"``: CUDA, then MPS, then CPU, whichever is there.
         block_size: Tokens per KV block; sharing is exact to the token whatever the size.
         cache_blocks: Number of KV blocks; None derives it from free memory.
-        memory_fraction: Share of the free memory that the KV cache may take when ``cache_blocks`` is None.
+        memory_fraction: Share of the free memory that the KV cache may take when ``cache_blocks`` is None; None: 0.8
+            on a GPU, else 0.25.
         max_num_seqs: Most sequences in one forward pass.
-        max_num_batched_tokens: Most tokens in one forward pass; longer prompts are prefilled in chunks.
+        max_num_batched_tokens: Most tokens in one forward pass; longer prompts are prefilled in chunks. None: 8,192 on
+            a GPU, else 1,024.
         max_waiting: Most sequences that an AsyncEngine lets wait; beyond it requests get an EngineBusyError.
         max_model_len: Longest sequence (prompt and completion) in tokens; None: the model's own limit.
         on_missing_invocation: What to do when an aLoRA's invocation is not in the prompt: ``"error"``,
@@ -35,6 +37,7 @@ class EngineConfig:
         max_draft_tokens: Longest guess at an adapter's answer, taken from its past answers and verified in the same
             pass; the answers do not change. 0 turns it off.
         num_threads: CPU threads; None leaves torch's setting.
+        cuda_graphs: On a GPU, capture steps of up to 64 rows in CUDA graphs, each when its shape first occurs.
         pack_weights: Let oneDNN pack bfloat16 weights once (CPU only): faster, same results.
         revision: Hub revision of the model.
 
@@ -46,15 +49,16 @@ class EngineConfig:
     device: str = "auto"
     block_size: int = 64
     cache_blocks: int | None = None
-    memory_fraction: float = 0.25
+    memory_fraction: float | None = None
     max_num_seqs: int = 64
-    max_num_batched_tokens: int = 1024
+    max_num_batched_tokens: int | None = None
     max_waiting: int = 4096
     max_model_len: int | None = None
     on_missing_invocation: Literal["error", "append", "base"] = "error"
     max_adapters: int = 16
     max_draft_tokens: int = 8
     num_threads: int | None = None
+    cuda_graphs: bool = True
     pack_weights: bool = True
     revision: str | None = None
 
@@ -63,18 +67,19 @@ class EngineConfig:
         _one_of("dtype", self.dtype, DTYPES)
         _one_of("device", str(self.device).split(":")[0], DEVICES)
         _one_of("on_missing_invocation", self.on_missing_invocation, MISSING_INVOCATION)
-        for name in ("block_size", "max_num_seqs", "max_num_batched_tokens", "max_waiting", "max_adapters"):
+        for name in ("block_size", "max_num_seqs", "max_waiting", "max_adapters"):
             _positive(name, getattr(self, name))
         if self.block_size > MAX_BLOCK_SIZE:
             raise ConfigError(f"block_size={shown(self.block_size)} must be at most {MAX_BLOCK_SIZE}")
-        if not isinstance(self.pack_weights, bool):
-            raise ConfigError(f"pack_weights={shown(self.pack_weights)} must be true or false")
+        for name in ("cuda_graphs", "pack_weights"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name}={shown(getattr(self, name))} must be true or false")
         if self.revision is not None and not isinstance(self.revision, str):
             raise ConfigError(f"revision={shown(self.revision)} must be a branch, tag or commit, or None")
         limit = 4 * (os.cpu_count() or 1)
         if self.num_threads is not None and (type(self.num_threads) is not int or self.num_threads > limit):
             raise ConfigError(f"num_threads={shown(self.num_threads)} must be an integer from 1 to {limit}")
-        for name in ("cache_blocks", "max_model_len", "num_threads"):
+        for name in ("cache_blocks", "max_model_len", "max_num_batched_tokens", "num_threads"):
             if getattr(self, name) is not None:
                 _positive(name, getattr(self, name))
         if type(self.max_draft_tokens) is not int or not 0 <= self.max_draft_tokens <= 64:
@@ -82,8 +87,17 @@ class EngineConfig:
         if self.cache_blocks is not None and self.cache_blocks > MAX_CACHE_BLOCKS:
             raise ConfigError(f"cache_blocks={shown(self.cache_blocks)} must be at most {MAX_CACHE_BLOCKS}")
         fraction = self.memory_fraction
-        if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0.0 < fraction <= 0.95:
+        number = isinstance(fraction, int | float) and not isinstance(fraction, bool)
+        if fraction is not None and not (number and 0.0 < fraction <= 0.95):
             raise ConfigError(f"memory_fraction={shown(self.memory_fraction)} must be above 0 and at most 0.95")
+
+    def on(self, device: str) -> "EngineConfig":
+        """These settings with what is None and depends on the kind of device (``"cuda"``, ``"cpu"``) filled in."""
+        return replace(
+            self,
+            max_num_batched_tokens=self.max_num_batched_tokens or (8192 if device == "cuda" else 1024),
+            memory_fraction=self.memory_fraction or (0.8 if device == "cuda" else 0.25),
+        )
 
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -20,13 +20,14 @@ from alorakit.engine.loop import Loop
 from alorakit.engine.model import Decoder
 from alorakit.engine.registry import AdapterRegistry, known_names
 from alorakit.engine.request import RequestOutput, SamplingParams, ScoreResult, StreamChunk
-from alorakit.engine.runner import Runner
+from alorakit.engine.runner import AnyRunner, Runner
 from alorakit.engine.sampler import Sampler
 from alorakit.engine.scheduler import Scheduler
 from alorakit.engine.scoring import combine
 from alorakit.engine.sequence import Sequence, Status
 from alorakit.engine.stats import EngineStats
 from alorakit.engine.tokenizer import Tokenizer
+from alorakit.kernels import ops
 
 
 class Engine:
@@ -45,15 +46,16 @@ class Engine:
 
     def __init__(self, config: EngineConfig, model: Decoder, tokenizer: Tokenizer, name: str, path: Path) -> None:
         """Serve a loaded model; most callers use :meth:`from_pretrained`."""
-        self.config, self.model_config, self.tokenizer = config, model.config, tokenizer
+        self.config = config = config.on(model.device.type)
+        self.model_config, self.tokenizer = model.config, tokenizer
         self.model_name, self.model_path = name, path
         self._max_model_len = config.max_model_len or model.config.max_position_embeddings
         blocks = config.cache_blocks or derive_blocks(config, model, self._max_model_len)
         self._tree = BlockTree(blocks, config.block_size)
         cache = KVCache(model.config, blocks, config.block_size, model.dtype, model.device)
-        self._runner = Runner(model, cache)
         self._counters = Counters()
         slots = AdapterSlots(model.config, model.device, model.dtype, config.max_adapters)
+        self._runner = _make_runner(model, cache, slots, self._max_model_len, config.cuda_graphs)
         self.scheduler = Scheduler(config, self._tree, slots, self._counters)
         eos = {*model.config.eos_token_ids, tokenizer.eos_token_id}
         eos_ids = frozenset(i for i in eos if i is not None and 0 <= i < model.config.vocab_size)
@@ -275,3 +277,14 @@ class Engine:
         """ClosedError if :meth:`close` was called."""
         if self._closed:
             raise ClosedError("the engine is closed; make another with Engine.from_pretrained")
+
+
+def _make_runner(
+    model: Decoder, cache: KVCache, slots: AdapterSlots, max_model_len: int, cuda_graphs: bool
+) -> AnyRunner:
+    """The runner of the backend in use."""
+    if ops.backend_for(model.device) == "torch":
+        return Runner(model, cache, slots)
+    from alorakit.engine.triton_runner import TritonRunner  # imports Triton
+
+    return TritonRunner(model, cache, slots, max_model_len, cuda_graphs)

@@ -82,6 +82,11 @@ class RotaryEmbedding:
         self._cos = torch.cat([cos, cos], -1)[:, None].to(device, dtype)
         self._sin = torch.cat([-sin, sin], -1)[:, None].to(device, dtype)
 
+    @property
+    def tables(self) -> tuple[Tensor, Tensor]:
+        """(cos, sin) of all positions, [max_positions, head_dim] each; see ``ops.rope``."""
+        return self._cos[:, 0], self._sin[:, 0]
+
     def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """(cos, sin), each [rows, 1, head_dim], for int64 ``positions`` [rows]; see ``ops.rope``."""
         return self._cos[positions], self._sin[positions]

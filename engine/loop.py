@@ -4,11 +4,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from alorakit.engine import batch as batches
 from alorakit.engine.counters import Counters
 from alorakit.engine.errors import as_step_error
 from alorakit.engine.request import StreamChunk
-from alorakit.engine.runner import Runner
+from alorakit.engine.runner import AnyRunner
 from alorakit.engine.sampler import Sampler
 from alorakit.engine.schedule import Schedule
 from alorakit.engine.scheduler import Scheduler
@@ -23,7 +22,7 @@ class Loop:
     def __init__(
         self,
         scheduler: Scheduler,
-        runner: Runner,
+        runner: AnyRunner,
         sampler: Sampler,
         counters: Counters,
         eos_token_ids: frozenset[int],
@@ -32,11 +31,9 @@ class Loop:
         self._scheduler, self._counters, self._eos = scheduler, counters, eos_token_ids
         # Looked up at each call, so that a test or a profiler can put its own function in place.
         self._schedule = self._timed("schedule", lambda: scheduler.schedule())
-        self._build = self._timed(
-            "build", lambda plan: batches.build(plan, runner.model, runner.cache, scheduler.slots)
-        )
+        self._build = self._timed("build", lambda plan: runner.build(plan))
         self._run = self._timed("model", lambda batch: runner.run(batch))
-        self._sample = self._timed("sample", lambda logits, wanted: sampler.sample(logits, wanted))
+        self._sample = self._timed("sample", lambda logits, wanted: (sampler.sample(logits, wanted), runner.check())[0])
         self._finish = self._timed("finish", self._advance_all)
 
     def step(self) -> list[Sequence]:

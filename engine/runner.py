@@ -1,29 +1,63 @@
-"""Runs a batch through the model."""
+"""Runs a batch through the model in torch."""
 
 import math
-from collections.abc import Iterator
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from alorakit.engine import batch as batches
+from alorakit.engine.adapter_slots import AdapterSlots
 from alorakit.engine.attention import CachedAttention, KVCache
 from alorakit.engine.batch import Batch
-from alorakit.engine.errors import NumericsError
 from alorakit.engine.model import Decoder
-from alorakit.engine.schedule import Entry
+from alorakit.engine.numerics import mark_hidden, mark_logits
+from alorakit.engine.schedule import Entry, Schedule
+
+
+class BuiltBatch(Protocol):
+    """What the loop reads of a batch."""
+
+    @property
+    def wanted(self) -> list[Entry]:
+        """The entries whose logits come back, in order."""
+        ...
+
+
+class AnyRunner(Protocol):
+    """What the loop needs of a runner."""
+
+    model: Decoder
+    cache: KVCache
+
+    def build(self, plan: Schedule) -> Any:
+        """A :class:`BuiltBatch` for :meth:`run`."""
+
+    def run(self, batch: Any) -> Tensor:
+        """float32 logits [len(logits_rows), vocab_size]; need not be there yet on a GPU."""
+
+    def check(self) -> None:
+        """Mark the sequences of the last pass whose values are not finite."""
+
+    def free(self) -> None:
+        """Let go of all memory."""
 
 
 class Runner:
     """Owns the model and the KV cache's memory."""
 
-    def __init__(self, model: Decoder, cache: KVCache) -> None:
-        """A runner of ``model`` over ``cache``."""
-        self.model, self.cache = model, cache
+    def __init__(self, model: Decoder, cache: KVCache, slots: AdapterSlots) -> None:
+        """A runner of ``model`` over ``cache``; adapters are found in ``slots``."""
+        self.model, self.cache, self._slots = model, cache, slots
 
     def free(self) -> None:
         """Let go of the weights' and the cache's memory; the runner cannot run any more."""
         self.model.release()
         self.cache.data = self.cache.data.new_empty(0)
+
+    def build(self, plan: Schedule) -> Batch:
+        """The tensors of a scheduled step."""
+        return batches.build(plan, self.model, self.cache, self._slots)
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> Tensor:
@@ -38,40 +72,15 @@ class Runner:
         attention = CachedAttention(self.cache, self.model.config, batch.attention)
         hidden = self.model.forward(batch.token_ids, batch.positions, attention, batch.adapters)
         if not math.isfinite(hidden.sum(dtype=torch.float32)):
-            self._mark_failed(hidden, batch)
+            for rows in mark_hidden(hidden.isfinite().all(1).cpu(), batch.entries):
+                self.cache.forget(batch.attention.slots[rows])
         wanted = hidden[batch.logits_rows]
         if not len(wanted):
             return wanted.float()
         logits = self.model.logits(wanted)
         if not math.isfinite(logits.sum()):
-            _mark_logits(logits, batch)
+            mark_logits(logits.isfinite().all(1).cpu(), batch.wanted)
         return logits
 
-    def _mark_failed(self, hidden: Tensor, batch: Batch) -> None:
-        """Give every entry that has a row with NaN or infinity its error, and clear what it wrote to the cache."""
-        for entry, rows in _not_finite(hidden, batch.entries, [entry.num_rows for entry in batch.entries]):
-            name = entry.sequence.adapter_name
-            who = "the base model" if name is None else f"adapter {name!r}"
-            entry.sequence.error = NumericsError(
-                f"{who} computed values that are not finite (tokens {entry.start} to "
-                f"{entry.start + entry.num_tokens - 1}); check its weights, or use dtype='float32'"
-            )
-            self.cache.forget(batch.attention.slots[rows])
-
-
-def _mark_logits(logits: Tensor, batch: Batch) -> None:
-    """Give every entry its error whose states are finite and whose logits are not: the output layer overflows."""
-    for entry, _ in _not_finite(logits, batch.wanted, [len(entry.logits_rows) for entry in batch.wanted]):
-        entry.sequence.error = entry.sequence.error or NumericsError(
-            f"the model's logits after token {entry.start + entry.num_tokens - 1} are not finite; check lm_head"
-        )
-
-
-def _not_finite(values: Tensor, entries: list[Entry], sizes: list[int]) -> Iterator[tuple[Entry, slice]]:
-    """The entries, and their rows of ``values``, that hold NaN or infinity; entry i has ``sizes[i]`` rows."""
-    row = 0
-    for entry, size in zip(entries, sizes, strict=True):
-        rows = slice(row, row + size)
-        if not values[rows].isfinite().all():
-            yield entry, rows
-        row += size
+    def check(self) -> None:
+        """Nothing: :meth:`run` has looked already."""

@@ -51,7 +51,7 @@ class Scheduler:
         self.answers = AnswerHistory(config.max_draft_tokens)
         self.slots, self._counters = slots, counters
         self._max_seqs = config.max_num_seqs
-        self._max_tokens = config.max_num_batched_tokens
+        self._max_tokens = config.on("cpu").max_num_batched_tokens or 0
         self._least_shared = config.block_size // 8
         self._arrivals = count()
         self._late: Sequence | None = None  # found no rows left in the last step

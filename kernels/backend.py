@@ -1,47 +1,65 @@
-"""Which implementation an op runs: Triton on CUDA, torch elsewhere, unless one is forced."""
+"""Which kernels run: Triton's on CUDA, torch's elsewhere, or what the caller forces."""
 
+import logging
 import os
-from functools import cache
 from importlib.util import find_spec
 from typing import Literal
 
 import torch
 
 Backend = Literal["triton", "torch"]
+
+log = logging.getLogger("alorakit")
 _forced: Backend | None = None
+_logged: set[tuple[str, str]] = set()
 
 
 class BackendError(RuntimeError):
-    """The forced backend cannot run here."""
+    """The backend that was asked for cannot run here."""
 
 
 def use_backend(name: Backend | None) -> None:
-    """Force every op to one backend; None restores the default.
-
-    Raises:
-        BackendError: Triton is not installed.
-    """
+    """Force a backend for every engine made from now on; see :func:`alorakit.kernels.ops.use_backend`."""
     global _forced
-    if name == "triton" and not _has_triton():
-        raise BackendError("use_backend('triton'): triton is not installed; use 'torch'")
+    if name not in (None, "triton", "torch"):
+        raise BackendError(f"backend={name!r} is not one of triton, torch, None")
+    if name == "triton" and (problem := _no_triton(torch.device("cuda" if torch.cuda.is_available() else "cpu"))):
+        raise BackendError(f"backend='triton' {problem}")
     _forced = name
 
 
 def backend_for(device: torch.device) -> Backend:
-    """The backend of ops on ``device``.
+    """The backend for tensors on ``device``; the choice is logged once per device.
 
     Raises:
-        BackendError: Triton is forced, yet it cannot run on this device.
+        BackendError: Triton is forced and cannot run on this device.
     """
-    if _forced is None:
-        return "triton" if device.type == "cuda" and _has_triton() else "torch"
-    if _forced == "triton" and device.type != "cuda":
-        interpreted = device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
-        if not interpreted:
-            raise BackendError(f"triton does not run on {device.type}; TRITON_INTERPRET=1 interprets it on a CPU")
-    return _forced
+    problem = _no_triton(device)
+    if _forced == "triton" and problem:
+        raise BackendError(f"backend='triton' {problem}")
+    chosen: Backend = _forced or ("triton" if device.type == "cuda" and problem is None else "torch")
+    if (device.type, chosen) not in _logged:
+        _logged.add((device.type, chosen))
+        log.info("%s kernels on %s", chosen, device.type)
+    return chosen
 
 
-@cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
+def interpreted() -> bool:
+    """Whether Triton's kernels are run by its interpreter, on the CPU."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "on", "true", "yes")
+
+
+def _no_triton(device: torch.device) -> str | None:
+    """Why Triton's kernels cannot run on ``device``; None if they can."""
+    if find_spec("triton") is None:
+        return "needs the package triton, which is not installed; use backend='torch'"
+    if device.type == "cuda":
+        return None if torch.cuda.get_device_capability(device) >= (8, 0) else (
+            f"needs compute capability 8.0; {torch.cuda.get_device_name(device)} has less; use backend='torch'"
+        )
+    if device.type == "cpu" and interpreted():
+        return None
+    return (
+        f"cannot run on {device.type}; use a CUDA device, backend='torch', or set TRITON_INTERPRET=1 before Python "
+        "starts to have its interpreter run on the CPU"
+    )

@@ -3,35 +3,57 @@
 Every op has a float32 specification of the same name in :mod:`alorakit.kernels.reference`.
 """
 
+import importlib
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from alorakit.kernels import lora, torch_ops
+from alorakit.kernels.attention_tiles import TILE_CLASSES, Tile, TileClass, TilePlan, TileTensors
 from alorakit.kernels.attention_types import AttentionPlan, AttentionSpan, BlockSpan, Runs, SharedSpan
-from alorakit.kernels.backend import backend_for
+from alorakit.kernels.backend import BackendError, backend_for, use_backend
 from alorakit.kernels.lora import LoraWindow
+from alorakit.kernels.lora_rows import ROW_BLOCK, Lora, LoraRows, Projected
 from alorakit.kernels.lora_stack import LoraStack
+from alorakit.kernels.lora_table import LoraTable, lora_block_m, lora_tiles
 from alorakit.kernels.torch_attention import TorchPagedAttention
 
+if TYPE_CHECKING:
+    from alorakit.kernels import fused as fused
+
 __all__ = [
+    "ROW_BLOCK",
+    "TILE_CLASSES",
     "AttentionPlan",
     "AttentionSpan",
+    "BackendError",
     "BlockSpan",
+    "Lora",
+    "LoraRows",
     "LoraStack",
+    "LoraTable",
     "LoraWindow",
     "PagedAttention",
+    "Projected",
     "Runs",
     "SharedSpan",
+    "Tile",
+    "TileClass",
+    "TilePlan",
+    "TileTensors",
     "attention",
+    "backend_for",
     "can_pack",
+    "fused",
     "kv_write",
     "linear_cross_entropy",
     "linear_packed",
+    "lora_block_m",
     "lora_delta",
     "lora_dtypes",
+    "lora_tiles",
     "lora_linear",
     "lora_windows",
     "pack_weight",
@@ -39,7 +61,15 @@ __all__ = [
     "rms_norm",
     "rope",
     "silu_mul",
+    "use_backend",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """``ops.fused``: the Triton path's kernels, imported when first asked for: elsewhere Triton need not be there."""
+    if name == "fused":
+        return importlib.import_module("alorakit.kernels.fused")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class PagedAttention(Protocol):

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from alorakit.engine.attention_plan import FEW_ROWS, MIN_BLOCK_ROWS, PlacedEntry, Planner
+from alorakit.engine.attention_plan import FEW_ROWS, MIN_BLOCK_ROWS, Planner
+from alorakit.engine.rows import PlacedEntry
 from alorakit.engine.schedule import Entry
 from alorakit.engine.shared_prefixes import MIN_TOKENS_SAVED, SharedPrefix, shared_prefixes
 from alorakit.kernels import ops, reference

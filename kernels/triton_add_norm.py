@@ -1,0 +1,218 @@
+"""Residual add and norm, spread over columns so that a single row keeps many multiprocessors busy.
+
+Semantics, for the residual stream x [rows, hidden] and a projection's output d::
+
+    x     = x + scale * d
+    h     = x * weight                  (not divided by x's rms yet)
+    sums  = partial sums of x^2         (the matrix product that reads h divides by the rms)
+
+so no program waits for a whole row.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from alorakit.kernels.lora_rows import ROW_BLOCK, Projected
+from alorakit.kernels.triton_launch import (
+    DTYPES,
+    Setting,
+    ceil_div,
+    expand,
+    load_projected,
+    next_power_of_2,
+    num_warps,
+    pdl_options,
+    projected_args,
+    projected_settings,
+    rank_block,
+    row_blocks,
+)
+
+BLOCK_COLUMNS = 128
+
+
+@triton.jit
+def add_norm_kernel(
+    x_ptr,
+    weight_ptr,
+    out_ptr,
+    h_ptr,
+    squares_ptr,
+    scale,
+    sums_ptr,
+    num_rows,
+    width,
+    low_ptr,
+    pointers_ptr,
+    ranks_ptr,
+    row_slot_ptr,
+    block_slots_ptr,
+    block_counts_ptr,
+    max_rank,
+    num_squares,
+    SPLITS: tl.constexpr,
+    PARTS: tl.constexpr,
+    HAS_LORA: tl.constexpr,
+    ROW_BLOCK: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+    RANK_BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """A block of rows and columns; see :func:`add_norm`."""
+    block = tl.program_id(0)
+    rows = block * ROW_BLOCK + tl.arange(0, ROW_BLOCK)
+    columns = tl.program_id(1) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
+    live_columns = columns < width
+    live = (rows < num_rows)[:, None] & live_columns[None, :]
+    weight = tl.load(weight_ptr + columns, mask=live_columns, other=0.0).to(tl.float32)
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+    delta = load_projected(sums_ptr, num_rows, width, rows, columns, live, SPLITS)
+    if HAS_LORA:
+        delta = expand(
+            delta,
+            low_ptr,
+            pointers_ptr,
+            ranks_ptr,
+            row_slot_ptr,
+            block_slots_ptr,
+            block_counts_ptr,
+            max_rank,
+            num_rows,
+            block,
+            rows,
+            0,
+            columns,
+            live_columns,
+            x_ptr,
+            PARTS,
+            SPLITS,
+            RANK_BLOCK,
+            ROW_BLOCK,
+        )
+    at = rows.to(tl.int64)[:, None] * width + columns[None, :]
+    x = tl.load(x_ptr + at, mask=live, other=0.0).to(tl.float32) + scale * delta
+    x = x.to(out_ptr.dtype.element_ty)
+    tl.store(out_ptr + at, x, mask=live)
+    x = x.to(tl.float32)
+    tl.store(h_ptr + at, (x * weight[None, :]).to(h_ptr.dtype.element_ty), mask=live)
+    tl.store(squares_ptr + rows * num_squares + tl.program_id(1), tl.sum(x * x, 1), mask=rows < num_rows)
+
+
+@triton.jit
+def embed_norm_kernel(
+    ids_ptr,
+    embedding_ptr,
+    weight_ptr,
+    out_ptr,
+    h_ptr,
+    squares_ptr,
+    scale,
+    num_rows,
+    width,
+    num_squares,
+    ROW_BLOCK: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """The same for the rows' embeddings; see :func:`embed_norm`."""
+    rows = tl.program_id(0) * ROW_BLOCK + tl.arange(0, ROW_BLOCK)
+    columns = tl.program_id(1) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
+    live_columns = columns < width
+    live = (rows < num_rows)[:, None] & live_columns[None, :]
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+    ids = tl.load(ids_ptr + rows, mask=rows < num_rows, other=0).to(tl.int64)
+    x = tl.load(embedding_ptr + ids[:, None] * width + columns[None, :], mask=live, other=0.0).to(tl.float32) * scale
+    x = x.to(out_ptr.dtype.element_ty)
+    at = rows.to(tl.int64)[:, None] * width + columns[None, :]
+    tl.store(out_ptr + at, x, mask=live)
+    x = x.to(tl.float32)
+    weight = tl.load(weight_ptr + columns, mask=live_columns, other=0.0).to(tl.float32)
+    tl.store(h_ptr + at, (x * weight[None, :]).to(h_ptr.dtype.element_ty), mask=live)
+    tl.store(squares_ptr + rows * num_squares + tl.program_id(1), tl.sum(x * x, 1), mask=rows < num_rows)
+
+
+def add_norm(
+    x: Tensor, projected: Projected, weight: Tensor, scale: float = 1.0, pdl: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Add a projection to the residual stream and prepare its norm.
+
+    Args:
+        x: [rows, hidden], contiguous.
+        projected: [splits, rows, hidden] and its adapters' deltas.
+        weight: [hidden], the norm's.
+        scale: Factor of the projection (``residual_multiplier``).
+        pdl: See :func:`alorakit.kernels.triton_linear.linear`.
+
+    Returns:
+        x, h [rows, hidden] in x's dtype, and float32 [rows, a power of two] partial sums of squares.
+    """
+    out, h, squares = _outputs(x, *x.shape)
+    add_norm_kernel[(row_blocks(x.shape[0]), squares.shape[1])](
+        x_ptr=x,
+        weight_ptr=weight,
+        out_ptr=out,
+        h_ptr=h,
+        squares_ptr=squares,
+        scale=scale,
+        num_squares=squares.shape[1],
+        ROW_BLOCK=ROW_BLOCK,
+        BLOCK_COLUMNS=BLOCK_COLUMNS,
+        RANK_BLOCK=rank_block(x.element_size()),
+        num_warps=num_warps(BLOCK_COLUMNS, x.element_size()),
+        **projected_args(projected),
+        **pdl_options(pdl),
+    )
+    return out, h, squares
+
+
+def embed_norm(
+    ids: Tensor, embedding: Tensor, weight: Tensor, scale: float = 1.0, pdl: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`add_norm` of nothing but ``scale * embedding[ids]``; ids int32 or int64 [rows]."""
+    rows, hidden = ids.shape[0], embedding.shape[1]
+    out, h, squares = _outputs(embedding, rows, hidden)
+    embed_norm_kernel[(row_blocks(rows), squares.shape[1])](
+        ids,
+        embedding,
+        weight,
+        out,
+        h,
+        squares,
+        scale,
+        rows,
+        hidden,
+        squares.shape[1],
+        ROW_BLOCK=ROW_BLOCK,
+        BLOCK_COLUMNS=BLOCK_COLUMNS,
+        **pdl_options(pdl),
+    )
+    return out, h, squares
+
+
+def _outputs(like: Tensor, rows: int, hidden: int) -> tuple[Tensor, Tensor, Tensor]:
+    out, h = (torch.empty(rows, hidden, dtype=like.dtype, device=like.device) for _ in range(2))
+    num = next_power_of_2(ceil_div(hidden, BLOCK_COLUMNS))  # programs past the last column write zero
+    return out, h, torch.empty(rows, num, dtype=torch.float32, device=like.device)
+
+
+def aot() -> Iterator[Setting]:
+    """The settings in use; see ``triton_launch.Setting``."""
+    for dtype in DTYPES:
+        own = dict.fromkeys(("x_ptr", "weight_ptr", "out_ptr", "h_ptr"), f"*{dtype}")
+        own |= {"squares_ptr": "*fp32", "scale": "fp32", "num_squares": "i32"}
+        for name, signature, constexprs in projected_settings(dtype):
+            flags = constexprs | {"BLOCK_COLUMNS": BLOCK_COLUMNS, "PDL": False, "PARTS": 1}
+            yield f"{dtype}-{name}", add_norm_kernel, own | signature, flags, num_warps(BLOCK_COLUMNS, 4 if dtype == "fp32" else 2), 3, True
+        names = {"embedding_ptr", "weight_ptr", "out_ptr", "h_ptr"}
+        signature = dict.fromkeys(names, f"*{dtype}") | {"ids_ptr": "*i32", "squares_ptr": "*fp32", "scale": "fp32"}
+        signature |= {"num_rows": "i32", "width": "i32:16", "num_squares": "i32"}
+        flags = {"ROW_BLOCK": ROW_BLOCK, "BLOCK_COLUMNS": BLOCK_COLUMNS, "PDL": False}
+        yield f"embed-{dtype}", embed_norm_kernel, signature, flags, 4, 3, True

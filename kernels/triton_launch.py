@@ -1,0 +1,153 @@
+"""What the Triton kernels share: launch options, the expand of adapters' deltas."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from alorakit.kernels.lora_rows import ROW_BLOCK, Projected
+
+
+
+def ceil_div(a: int, b: int) -> int:
+    """``a / b``, rounded up."""
+    return -(-a // b)
+
+
+def next_power_of_2(n: int) -> int:
+    """The smallest power of two that is at least ``n``."""
+    return 1 << max(0, n - 1).bit_length()
+
+
+def num_warps(columns: int, item: int) -> int:
+    """Warps of a program over ROW_BLOCK rows of so many columns of ``item`` bytes: enough that nothing spills."""
+    return max(4, columns * item // 64)
+
+
+def rank_block(item: int) -> int:
+    """Columns of the rank that one step of the expand multiplies, of ``item`` bytes each: so that nothing spills."""
+    return 32 if item == 2 else 16
+
+
+def pdl_options(pdl: bool) -> dict[str, Any]:
+    """Launch options of a kernel that may start before the one in front has ended (Hopper only)."""
+    return {"PDL": True, "launch_pdl": True} if pdl else {"PDL": False}
+
+
+def projected_args(projected: Projected) -> dict[str, Any]:
+    """The arguments by which a kernel reads a projection: its sums, and the deltas to add."""
+    splits, rows, width = projected.sums.shape
+    args: dict[str, Any] = {"sums_ptr": projected.sums, "num_rows": rows, "width": width, "SPLITS": splits}
+    lora, low = projected.lora, projected.low
+    if lora is None or low is None:
+        unused = projected.sums
+        names = ("low_ptr", "pointers_ptr", "ranks_ptr", "row_slot_ptr", "block_slots_ptr", "block_counts_ptr")
+        return args | dict.fromkeys(names, unused) | {"max_rank": 0, "PARTS": 1, "HAS_LORA": False}
+    return args | {
+        "low_ptr": low,
+        "pointers_ptr": lora.table.pointers,
+        "ranks_ptr": lora.table.ranks,
+        "row_slot_ptr": lora.rows.row_slot,
+        "block_slots_ptr": lora.rows.block_slots,
+        "block_counts_ptr": lora.rows.block_counts,
+        "max_rank": low.shape[3],
+        "PARTS": low.shape[2],
+        "HAS_LORA": True,
+    }
+
+
+@triton.jit
+def load_projected(
+    sums_ptr,
+    num_rows,
+    width,
+    rows,
+    columns,
+    live,
+    SPLITS: tl.constexpr,
+):
+    """float32 [rows, columns] of a projection, its splits summed."""
+    total = tl.zeros([rows.shape[0], columns.shape[0]], tl.float32)
+    for split in tl.static_range(SPLITS):
+        at = (split * num_rows + rows).to(tl.int64)[:, None] * width + columns[None, :]
+        total += tl.load(sums_ptr + at, mask=live, other=0.0).to(tl.float32)
+    return total
+
+
+@triton.jit
+def expand(
+    total,
+    low_ptr,
+    pointers_ptr,
+    ranks_ptr,
+    row_slot_ptr,
+    block_slots_ptr,
+    block_counts_ptr,
+    max_rank,
+    num_rows,
+    block,
+    rows,
+    part,
+    columns,
+    live_columns,
+    like_ptr,
+    PARTS: tl.constexpr,
+    SPLITS: tl.constexpr,
+    RANK_BLOCK: tl.constexpr,
+    ROW_BLOCK: tl.constexpr,
+):
+    """Add ``low B`` of the rows' adapters to ``total`` [rows, columns]; ``columns`` count from the part's first.
+
+    The adapters of a block of rows are taken one after the other, each for its rows alone, so B is read once a block.
+    ``like_ptr`` points to the compute dtype.
+    """
+    dtype = like_ptr.dtype.element_ty
+    ranks = tl.arange(0, RANK_BLOCK)
+    live_rows = rows < num_rows
+    slots = tl.load(row_slot_ptr + rows, mask=live_rows, other=-1)
+    for index in range(0, tl.load(block_counts_ptr + block)):
+        slot = tl.load(block_slots_ptr + block * ROW_BLOCK + index)
+        rank = tl.load(ranks_ptr + slot * PARTS + part)
+        b_ptr = tl.load(pointers_ptr + (slot * PARTS + part) * 2 + 1).to(tl.pointer_type(dtype))
+        mine = live_rows & (slots == slot)
+        for start in range(0, rank, RANK_BLOCK):
+            live_rank = start + ranks < rank
+            low = tl.zeros([rows.shape[0], RANK_BLOCK], tl.float32)
+            for split in tl.static_range(SPLITS):
+                at = ((split * num_rows + rows) * PARTS + part)[:, None] * max_rank + (start + ranks)[None, :]
+                low += tl.load(low_ptr + at, mask=mine[:, None] & live_rank[None, :], other=0.0)
+            at = columns[:, None] * rank + (start + ranks)[None, :]
+            b = tl.load(b_ptr + at, mask=live_columns[:, None] & live_rank[None, :], other=0.0)
+            total = tl.dot(low.to(dtype), tl.trans(b), total, input_precision="ieee")
+    return total
+
+
+def row_blocks(rows: int) -> int:
+    """Blocks of ROW_BLOCK rows."""
+    return ceil_div(rows, ROW_BLOCK)
+
+
+def empty_like_rows(x: Tensor, rows: int, width: int) -> Tensor:
+    """[rows, width] of x's dtype and device."""
+    return torch.empty(rows, width, dtype=x.dtype, device=x.device)
+
+
+# A kernel at one of the settings it is launched with: name, kernel, signature, constexprs, warps, stages, whether it is
+# for decoding. Kernel files list theirs by ``aot``, so that tests can compile them without a GPU.
+Setting = tuple[str, Any, dict[str, str], dict[str, Any], int, int, bool]
+
+DTYPES = ("bf16", "fp16", "fp32")
+
+
+def projected_settings(dtype: str) -> Iterator[tuple[str, dict[str, str], dict[str, Any]]]:
+    """Name, signature and constexprs of :func:`projected_args`, with and without adapters."""
+    pointers = {"low_ptr": "*fp32", "pointers_ptr": "*i64"}
+    pointers |= dict.fromkeys(("ranks_ptr", "row_slot_ptr", "block_slots_ptr", "block_counts_ptr"), "*i32")
+    signature = {"sums_ptr": "*fp32", "num_rows": "i32", "width": "i32:16", "max_rank": "i32:16", **pointers}
+    for count in (1, 2):
+        for lora in (False, True):
+            constexprs = {"SPLITS": count, "PARTS": 3, "HAS_LORA": lora, "ROW_BLOCK": ROW_BLOCK}
+            yield f"s{count}{'-lora' if lora else ''}", signature, constexprs | {"RANK_BLOCK": rank_block(4 if dtype == "fp32" else 2)}

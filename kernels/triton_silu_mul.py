@@ -1,0 +1,141 @@
+"""``silu(gate) * up`` of a fused gate/up projection, its splits summed and its adapters' deltas added on the way."""
+
+from collections.abc import Iterator
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from alorakit.kernels.lora_rows import ROW_BLOCK, Projected
+from alorakit.kernels.triton_launch import (
+    DTYPES,
+    Setting,
+    ceil_div,
+    expand,
+    load_projected,
+    num_warps,
+    pdl_options,
+    projected_args,
+    projected_settings,
+    rank_block,
+    row_blocks,
+)
+
+BLOCK_BYTES = 256
+
+
+@triton.jit
+def silu_mul_kernel(
+    out_ptr,
+    sums_ptr,
+    num_rows,
+    width,
+    low_ptr,
+    pointers_ptr,
+    ranks_ptr,
+    row_slot_ptr,
+    block_slots_ptr,
+    block_counts_ptr,
+    max_rank,
+    SPLITS: tl.constexpr,
+    PARTS: tl.constexpr,
+    HAS_LORA: tl.constexpr,
+    ROW_BLOCK: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+    RANK_BLOCK: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """A block of rows and columns; see :func:`silu_mul`."""
+    block = tl.program_id(0)
+    rows = block * ROW_BLOCK + tl.arange(0, ROW_BLOCK)
+    columns = tl.program_id(1) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
+    inter = width // 2
+    live_columns = columns < inter
+    live = (rows < num_rows)[:, None] & live_columns[None, :]
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+    gate = load_projected(sums_ptr, num_rows, width, rows, columns, live, SPLITS)
+    up = load_projected(sums_ptr, num_rows, width, rows, columns + inter, live, SPLITS)
+    if HAS_LORA:
+        gate = expand(
+            gate,
+            low_ptr,
+            pointers_ptr,
+            ranks_ptr,
+            row_slot_ptr,
+            block_slots_ptr,
+            block_counts_ptr,
+            max_rank,
+            num_rows,
+            block,
+            rows,
+            0,
+            columns,
+            live_columns,
+            out_ptr,
+            PARTS,
+            SPLITS,
+            RANK_BLOCK,
+            ROW_BLOCK,
+        )
+        up = expand(
+            up,
+            low_ptr,
+            pointers_ptr,
+            ranks_ptr,
+            row_slot_ptr,
+            block_slots_ptr,
+            block_counts_ptr,
+            max_rank,
+            num_rows,
+            block,
+            rows,
+            1,
+            columns,
+            live_columns,
+            out_ptr,
+            PARTS,
+            SPLITS,
+            RANK_BLOCK,
+            ROW_BLOCK,
+        )
+    value = gate * tl.sigmoid(gate) * up
+    at = rows.to(tl.int64)[:, None] * inter + columns[None, :]
+    tl.store(out_ptr + at, value.to(out_ptr.dtype.element_ty), mask=live)
+
+
+def silu_mul(projected: Projected, dtype: torch.dtype, pdl: bool = False) -> Tensor:
+    """``silu(gate) * up``.
+
+    Args:
+        projected: [splits, rows, 2 * intermediate], gate before up, and its adapters' deltas.
+        dtype: Of the result.
+        pdl: See :func:`alorakit.kernels.triton_linear.linear`.
+
+    Returns:
+        [rows, intermediate].
+    """
+    _, rows, width = projected.sums.shape
+    out = torch.empty(rows, width // 2, dtype=dtype, device=projected.sums.device)
+    columns = BLOCK_BYTES // dtype.itemsize
+    silu_mul_kernel[(row_blocks(rows), ceil_div(width // 2, columns))](
+        out_ptr=out,
+        ROW_BLOCK=ROW_BLOCK,
+        BLOCK_COLUMNS=columns,
+        RANK_BLOCK=rank_block(out.element_size()),
+        num_warps=num_warps(columns, out.element_size()),
+        **projected_args(projected),
+        **pdl_options(pdl),
+    )
+    return out
+
+
+def aot() -> Iterator[Setting]:
+    """The settings in use; see ``triton_launch.Setting``."""
+    for dtype in DTYPES:
+        for name, signature, constexprs in projected_settings(dtype):
+            flags = constexprs | {"BLOCK_COLUMNS": 64 if dtype == "fp32" else 128, "PDL": False, "PARTS": 2}
+            types, warps = {"out_ptr": f"*{dtype}"} | signature, 4
+            yield f"{dtype}-{name}", silu_mul_kernel, types, flags, warps, 3, True
