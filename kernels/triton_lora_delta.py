@@ -24,6 +24,7 @@ from alorakit.kernels.lora_table import MAX_PARTS, LoraTable
 SPLIT = 1024  # features of one partial sum
 BLOCK_N = 128  # columns of one program
 SHRINK_STAGES = 4
+EXPAND_WARPS = 8
 DTYPES = {"bf16": 2, "fp16": 2, "fp32": 4}  # and their sizes in bytes
 
 
@@ -173,7 +174,7 @@ def lora_delta(out: Tensor, x: Tensor, table: LoraTable, tiles: Tensor, block_m:
     expand: Any = _expand[sum(triton.cdiv(width, BLOCK_N) for width in widths), len(tiles)]
     expand(
         out, low, table.pointers, table.ranks, tiles, out.stride(0), *widths, num_parts, low.stride(0), low.stride(1),
-        splits, BLOCK_N=BLOCK_N, num_warps=_expand_warps(block_m), num_stages=2, **settings,
+        splits, BLOCK_N=BLOCK_N, num_warps=EXPAND_WARPS, num_stages=2, **settings,
     )  # fmt: skip
 
 
@@ -186,10 +187,6 @@ def _settings(itemsize: int, block_m: int, max_rank: int) -> dict[str, int]:
 def _block_k(itemsize: int, block_m: int) -> int:
     """Features of one product: few rows need more of them on the way at a time."""
     return (128 if block_m == 64 else 256) // itemsize
-
-
-def _expand_warps(block_m: int) -> int:
-    return 8 if block_m == 64 else 4
 
 
 def aot() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any], int, int, bool]]:
@@ -206,4 +203,4 @@ def aot() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any], int, int, 
         signature = {"out": f"*{dtype}", "low": "*fp32", **table, "out_stride": "i32", **widths, **strides}
         constexprs = {"BLOCK_N": BLOCK_N, **settings}
         signature["num_splits"] = "i32"
-        yield f"lora_expand_{name}", _expand, signature, constexprs, _expand_warps(block_m), 2, False
+        yield f"lora_expand_{name}", _expand, signature, constexprs, EXPAND_WARPS, 2, False
