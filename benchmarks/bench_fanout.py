@@ -9,8 +9,12 @@ import argparse
 import tempfile
 from pathlib import Path
 
+import torch
+
 from alorakit import Engine, SamplingParams
 from benchmarks.harness import Target, drop_accidents, interleave, report
+from benchmarks.machine import Machine
+from benchmarks.roofline import Lora, ModelShape, check, seconds
 from benchmarks.workloads import INVOCATION, MODEL, add_random_aloras, random_ids
 
 QUESTION = 20
@@ -39,6 +43,7 @@ def main() -> None:
     ):
         names = add_random_aloras(engine, Path(folder), args.checks, args.rank)
         engine.generate(context, SamplingParams(max_tokens=1))
+        machine, shape = Machine.measure(torch.device("cpu"), torch.bfloat16), ModelShape(engine.model_config)
         one, many = "one check", f"{args.checks} checks by {args.checks} aLoRAs"
         rounds = interleave(
             {
@@ -62,7 +67,11 @@ def main() -> None:
         Target("cold run, context read once", computed, once, at_least=False, unit=" rows"),
     ]
     title = f"{args.checks} checks: {args.context} tokens of context, {own} of its own each, {args.new} out"
-    report(title, timings, one, dropped, targets, tokens_computed_cold=computed)
+    limits = {
+        name: seconds(check(shape, args.context, own, args.new, Lora(args.rank), len(INVOCATION), num), machine)
+        for name, num in ((one, 1), (many, args.checks))
+    }
+    report(title, timings, one, dropped, targets, limits, tokens_computed_cold=computed, measured=str(machine))
 
 
 if __name__ == "__main__":

@@ -14,8 +14,11 @@ import torch
 
 from alorakit import Engine, SamplingParams
 from alorakit.engine.stats import share_outside_model
+from benchmarks import roofline
 from benchmarks.harness import Target, Timings, drop_accidents, interleave, report
+from benchmarks.machine import Machine
 from benchmarks.peers import peft_peer
+from benchmarks.roofline import Lora, ModelShape
 from benchmarks.workloads import INVOCATION, MODEL, add_random_aloras, random_ids
 
 NUM_ADAPTERS = 4
@@ -76,6 +79,19 @@ def measure_batch(
     return timings, dropped
 
 
+def limits(shape: ModelShape, args: argparse.Namespace) -> dict[str, float]:
+    """What each of ours needs at least."""
+    machine = Machine.measure(torch.device("cpu"), torch.bfloat16)
+    print(f"\nMeasured: {machine}")
+    mixed = [index % NUM_ADAPTERS for index in range(args.requests)]
+    steps = {
+        OURS: roofline.generate(shape, 1, args.prompt, args.new),
+        BASE: roofline.generate(shape, args.requests, args.prompt, args.new),
+        MIXED: roofline.generate(shape, args.requests, args.prompt, args.new, Lora(args.rank), mixed, len(INVOCATION)),
+    }
+    return {name: roofline.seconds(each, machine) for name, each in steps.items()}
+
+
 def main() -> None:
     """Run the benchmark and print its tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -106,7 +122,8 @@ def main() -> None:
             Target("single stream, step time outside the model", overhead, 10, at_least=False, unit="%"),
         ]
         title = f"One request: {args.prompt} tokens in, {args.new} out"
-        first = report(title, alone, OURS, dropped, targets, step_seconds=single.seconds)
+        least = limits(ModelShape(engine.model_config), args)
+        first = report(title, alone, OURS, dropped, targets, {OURS: least.pop(OURS)}, step_seconds=single.seconds)
         many, dropped = measure_batch(engine, peer, adapters, args)
     targets = [
         Target("base against one by one", many[ONE_BY_ONE].median / many[BASE].median, 8),
@@ -116,7 +133,8 @@ def main() -> None:
     print(f"\nOne by one: {args.part} of the {args.requests} requests were run, and their time scaled up.")
     title = f"{args.requests} requests: {args.prompt} tokens in, {args.new} out each"
     tokens_per_s = {name: round(args.requests * args.new / t.median, 1) for name, t in many.items()}
-    report(title, many, BASE, dropped, targets, tokens_per_s=tokens_per_s, scaled={ONE_BY_ONE: args.part}, single=first)
+    scaled = {ONE_BY_ONE: args.part}
+    report(title, many, BASE, dropped, targets, least, tokens_per_s=tokens_per_s, scaled=scaled, single=first)
 
 
 if __name__ == "__main__":

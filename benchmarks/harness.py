@@ -5,7 +5,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -108,6 +108,7 @@ def report(
     baseline: str,
     dropped: int = 0,
     targets: Sequence[Target] = (),
+    limits: Mapping[str, float] | None = None,
     **extra: object,
 ) -> dict[str, object]:
     """Print a table against ``baseline``, the targets, and, as the last line, the same as JSON.
@@ -118,6 +119,7 @@ def report(
         baseline: The contestant that the others are compared with.
         dropped: Rounds that were left out.
         targets: Numbers to reach.
+        limits: Seconds that a contestant's bytes and operations need at least, see ``benchmarks.roofline``.
         **extra: More entries for the JSON.
     """
     base = timings[baseline].median
@@ -130,6 +132,8 @@ def report(
     print(f"{rounds} rounds; {dropped} dropped, in which a contestant took over {ACCIDENT:g} times its own minimum")
     if dropped > rounds:
         print("more rounds were dropped than kept: the machine was busy, and another run may say something else")
+    for name, limit in (limits or {}).items():
+        print(f"{name}: {timings[name].median / limit:.2f} times the {limit:.4f}s that the machine needs at least")
     for target in targets:
         print(target)
     result: dict[str, object] = {
@@ -139,6 +143,7 @@ def report(
         "rounds": rounds,
         "dropped": dropped,
         "targets": {t.what: {"value": round(t.value, 4), "limit": t.limit, "met": t.met} for t in targets},
+        "times_limit": {name: round(timings[name].median / limit, 3) for name, limit in (limits or {}).items()},
         "threads": torch.get_num_threads(),
         "machine": platform.processor() or platform.machine(),
         **extra,

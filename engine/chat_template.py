@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any, NoReturn
 
 from jinja2 import TemplateError, TemplateSyntaxError, nodes
@@ -95,37 +94,6 @@ class ChatTemplate:
 
     def _strftime_now(self, fmt: str) -> str:
         return self.now.strftime(fmt)
-
-
-def find_chat_template(folder: Path, config: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The model's chat template and where it was found, or None if it has none.
-
-    Args:
-        folder: Model folder; ``chat_template.jinja`` in it wins.
-        config: Contents of ``tokenizer_config.json``: a string, or a list of named templates of which ``default`` is
-            taken.
-
-    Raises:
-        TokenizerError: The file cannot be read, or the named templates have no ``default``.
-    """
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        try:
-            return path.read_text(encoding="utf-8"), str(path)
-        except (OSError, UnicodeDecodeError) as exc:
-            raise TokenizerError(f"{path}: not readable as UTF-8 text ({exc}); restore the file") from exc
-    value = config.get("chat_template")
-    if value is None:
-        return None
-    where = f"{folder / 'tokenizer_config.json'}, key chat_template"
-    if isinstance(value, list):
-        named = {str(entry.get("name")): entry.get("template") for entry in value if isinstance(entry, dict)}
-        value = named.get("default")
-        if value is None:
-            raise TokenizerError(f"{where}: no template named 'default' among {sorted(named)}; name one so")
-    if not isinstance(value, str):
-        raise TokenizerError(f"{where}: expected text or a list of named templates, found {type(value).__name__}")
-    return value, where
 
 
 def _tojson(

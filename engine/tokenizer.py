@@ -3,14 +3,16 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer as Backend
 
-from alorakit.engine.chat_template import ChatTemplate
 from alorakit.engine.errors import RequestError, TokenizerError
 from alorakit.engine.marks import Marks, Piece
 from alorakit.engine.tokenizer_files import TokenizerFiles, checked_text, read_tokenizer_files
+
+if TYPE_CHECKING:
+    from alorakit.engine.chat_template import ChatTemplate
 
 Message = Mapping[str, Any]
 """``role`` and ``content``, and optionally ``token_ids``: the ids this engine generated for the content."""
@@ -38,7 +40,7 @@ class Tokenizer:
         self._name = files.folder.name
         self._special_tokens = files.special_tokens
         self.now = now or datetime.now()
-        self._template = ChatTemplate(files.template, self.now, files.template_source) if files.template else None
+        self._template = _compile(files, self.now)
         self.eos_token = files.special_tokens.get("eos_token")
         self.bos_token = files.special_tokens.get("bos_token")
         self.eos_token_id = self._id_of(self.eos_token)
@@ -250,6 +252,14 @@ class Tokenizer:
 
     def _id_of(self, token: str | None) -> int | None:
         return None if token is None else self._backend.token_to_id(token)
+
+
+def _compile(files: TokenizerFiles, now: datetime) -> "ChatTemplate | None":
+    if not files.template:
+        return None
+    from alorakit.engine.chat_template import ChatTemplate  # and jinja2, which a model without a template needs not
+
+    return ChatTemplate(files.template, now, files.template_source)
 
 
 def _without_ids(messages: Sequence[Message]) -> list[dict[str, Any]]:

@@ -8,7 +8,6 @@ from typing import Any
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
-from alorakit.engine.chat_template import find_chat_template
 from alorakit.engine.errors import TokenizerError
 from alorakit.engine.files import read_json_object
 
@@ -48,6 +47,37 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles:
     special_tokens = {key: token.content for key, token in named_tokens.items()}
     template, source = find_chat_template(folder, config) or (None, "")
     return TokenizerFiles(folder, backend, special_tokens, template, source)
+
+
+def find_chat_template(folder: Path, config: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The model's chat template and where it was found, or None if it has none.
+
+    Args:
+        folder: Model folder; ``chat_template.jinja`` in it wins.
+        config: Contents of ``tokenizer_config.json``: a string, or a list of named templates of which ``default`` is
+            taken.
+
+    Raises:
+        TokenizerError: The file cannot be read, or the named templates have no ``default``.
+    """
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        try:
+            return path.read_text(encoding="utf-8"), str(path)
+        except (OSError, UnicodeDecodeError) as exc:
+            raise TokenizerError(f"{path}: not readable as UTF-8 text ({exc}); restore the file") from exc
+    value = config.get("chat_template")
+    if value is None:
+        return None
+    where = f"{folder / 'tokenizer_config.json'}, key chat_template"
+    if isinstance(value, list):
+        named = {str(entry.get("name")): entry.get("template") for entry in value if isinstance(entry, dict)}
+        value = named.get("default")
+        if value is None:
+            raise TokenizerError(f"{where}: no template named 'default' among {sorted(named)}; name one so")
+    if not isinstance(value, str):
+        raise TokenizerError(f"{where}: expected text or a list of named templates, found {type(value).__name__}")
+    return value, where
 
 
 def checked_text(text: str, where: str = "the text") -> str:

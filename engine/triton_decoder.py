@@ -197,6 +197,8 @@ def forward(
     rotary = fused.Rotary(*model.rotary.tables)
     most = max(attention.num_parts for attention in step.attention.values())
     partials = fused.Partials.empty(most, cfg.num_heads, cfg.head_dim, cache.device)
+    # Rows that fill the step up are never attended for; whatever else was there might be no number.
+    a = torch.zeros(rows, cfg.num_heads * cfg.head_dim, dtype=cache.dtype, device=cache.device)
     x, h, sums = products.embed(step.token_ids, layers[0].input_norm)
     for index, layer in enumerate(layers):
         qkv = products.project(index, "qkv", layer.qkv, h, sums)
@@ -204,7 +206,6 @@ def forward(
             qkv, cache[index], step.positions, step.slots, rotary, cfg.num_heads, layer.qk_norm, cfg.rms_norm_eps, pdl
         )
         attention = step.attention[cfg.sliding_windows[index]]
-        a = torch.empty(rows, cfg.num_heads * cfg.head_dim, dtype=cache.dtype, device=cache.device)
         merge = attention.num_parts > 0
         scale = cfg.attention_scale
         fused.paged_attention(

@@ -163,13 +163,13 @@ class TritonRunner:
 
     def _make_step(self, shape: StepShape) -> CapturedStep:
         rows, sizes = shape.rows, {}
-        fills = {"slots": -1, "row_slot": -1, "groups": -1, "block_slots": -1}
         for name in ("token_ids", "positions", "slots", "logits_rows"):
             sizes[name] = (rows,)
         if shape.lora is not None:
             blocks = -(-rows // ROW_BLOCK)
             sizes |= {"row_slot": (rows,), "groups": (min(rows, self._slots.max_adapters),)}
             sizes |= {"block_counts": (blocks,), "block_slots": (blocks, ROW_BLOCK)}
+        fills = dict.fromkeys({"slots", "row_slot", "groups", "block_slots"} & sizes.keys(), -1)
         tiles = []
         for index, ((tile_class, merge), planner) in enumerate(zip(shape.tiles, self._planners, strict=True)):
             kv_heads, units = planner.num_kv_heads, rows if tile_class == "decode" else None

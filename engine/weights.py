@@ -73,6 +73,38 @@ def load_decoder(
     return decoder
 
 
+def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The name of every tensor that a checkpoint of this shape holds, and its shape."""
+    return {name: target.shape for name, target in _allocate(config, torch.float32, torch.device("meta"), 1)[1].items()}
+
+
+def random_decoder(
+    config: ModelConfig, dtype: torch.dtype, device: torch.device, max_positions: int, seed: int = 0
+) -> Decoder:
+    """A model with random weights, made on the device: normal ones of deviation 0.02, norms 1, biases 0.
+
+    For benchmarks and tests, whose results do not depend on what a model has learnt.
+
+    Args:
+        config: The model's shape.
+        dtype: Compute dtype.
+        device: Where to make it.
+        max_positions: Length of the rotary tables.
+        seed: Of the random numbers; the same on the same kind of device gives the same weights.
+    """
+    decoder, targets = _allocate(config, dtype, device, max_positions)
+    generator = torch.Generator(device).manual_seed(seed)
+    for name, target in targets.items():
+        part = target.dest[target.start : target.start + target.rows]
+        if name.endswith("bias"):
+            part.zero_()
+        elif part.dim() == 1:
+            part.fill_(1.0)
+        else:
+            part.normal_(0.0, 0.02, generator=generator)
+    return decoder
+
+
 def shard_files(folder: Path) -> list[Path]:
     """The safetensors files of a model folder, index order; ModelNotFoundError if there are none."""
     index = folder / "model.safetensors.index.json"

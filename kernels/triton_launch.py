@@ -113,6 +113,7 @@ def expand(
         rank = tl.load(ranks_ptr + slot * PARTS + part)
         b_ptr = tl.load(pointers_ptr + (slot * PARTS + part) * 2 + 1).to(tl.pointer_type(dtype))
         mine = live_rows & (slots == slot)
+        delta = tl.zeros_like(total)
         for start in range(0, rank, RANK_BLOCK):
             live_rank = start + ranks < rank
             low = tl.zeros([rows.shape[0], RANK_BLOCK], tl.float32)
@@ -121,7 +122,9 @@ def expand(
                 low += tl.load(low_ptr + at, mask=mine[:, None] & live_rank[None, :], other=0.0)
             at = columns[:, None] * rank + (start + ranks)[None, :]
             b = tl.load(b_ptr + at, mask=live_columns[:, None] & live_rank[None, :], other=0.0)
-            total = tl.dot(low.to(dtype), tl.trans(b), total, input_precision="ieee")
+            delta = tl.dot(low.to(dtype), tl.trans(b), delta, input_precision="ieee")
+        # Selected, not summed up with zeros: another row's adapter may hold infinities.
+        total = tl.where(mine[:, None], total + delta, total)
     return total
 
 

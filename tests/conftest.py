@@ -14,7 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+import alorakit.engine  # noqa: F401  OpenMP's spin count must be set before torch is imported
+
+if not torch.cuda.is_available():  # read when a kernel's file is imported
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"

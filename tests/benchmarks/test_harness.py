@@ -56,3 +56,9 @@ def test_more_rounds_dropped_than_kept_is_said(capsys, dropped):
 
 def test_scaled_timings_are_those_of_all_the_work():
     assert Timings("part", [1.0, 2.0, 4.0]).scaled(8).median == 16.0
+
+
+def test_the_distance_from_the_machines_limit_is_reported(capsys):
+    result = report("title", timings(us=[1.0, 3.0, 2.0], them=[8.0, 8.0, 8.0]), "us", limits={"us": 0.5})
+    assert result["times_limit"] == {"us": 4.0}
+    assert "us: 4.00 times the 0.5000s that the machine needs at least" in capsys.readouterr().out
