@@ -146,12 +146,16 @@ def _settings(num_rows: int, itemsize: int) -> dict[str, int]:
 
 
 def aot() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any], int, int, bool]]:
-    """Every configuration in use: (name, kernel, signature, constexprs, num_warps, num_stages, is_decode)."""
-    for (dtype, itemsize), rows in product({"bf16": 2, "fp16": 2, "fp32": 4}.items(), (16, 32, 64)):
+    """Every configuration in use: (name, kernel, signature, constexprs, num_warps, num_stages, is_decode).
+
+    float16 is compiled as bfloat16 is.
+    """
+    for (dtype, itemsize), rows in product({"bf16": 2, "fp32": 4}.items(), (16, 32, 64)):
         tiles = _settings(rows, itemsize)
         warps, stages = tiles.pop("num_warps"), tiles.pop("num_stages")
         types = dict.fromkeys(("hidden", "weight", "d_logits"), f"*{dtype}") | {"divisor": "fp32"}
+        types |= dict.fromkeys(("num_rows", "num_blocks"), "i32")
         types |= dict.fromkeys(("index", "targets"), "*i64") | dict.fromkeys(("partial", "picked", "log_sum"), "*fp32")
         for name, kernel in (("forward", _forward), ("backward", _backward)):
-            signature = {arg: types.get(arg, "i32") for arg in kernel.arg_names if arg not in tiles}
-            yield f"cross_entropy_{name}_{dtype}_rows{rows}", kernel, signature, tiles, warps, stages, False
+            signature = {arg: types.get(arg, "i32:16") for arg in kernel.arg_names if arg not in tiles}
+            yield f"{dtype}-{name}-rows{rows}", kernel, signature, tiles, warps, stages, False

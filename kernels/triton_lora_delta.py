@@ -24,7 +24,7 @@ from alorakit.kernels.lora_table import MAX_PARTS, LoraTable
 SPLIT = 1024  # features of one partial sum
 BLOCK_N = 128  # columns of one program
 SHRINK_STAGES = 4
-DTYPES = {"bf16": 2, "fp16": 2, "fp32": 4}  # and their sizes in bytes
+EXPAND_WARPS = 8
 
 
 @triton.jit
@@ -173,7 +173,7 @@ def lora_delta(out: Tensor, x: Tensor, table: LoraTable, tiles: Tensor, block_m:
     expand: Any = _expand[sum(triton.cdiv(width, BLOCK_N) for width in widths), len(tiles)]
     expand(
         out, low, table.pointers, table.ranks, tiles, out.stride(0), *widths, num_parts, low.stride(0), low.stride(1),
-        splits, BLOCK_N=BLOCK_N, num_warps=_expand_warps(block_m), num_stages=2, **settings,
+        splits, BLOCK_N=BLOCK_N, num_warps=EXPAND_WARPS, num_stages=2, **settings,
     )  # fmt: skip
 
 
@@ -188,22 +188,22 @@ def _block_k(itemsize: int, block_m: int) -> int:
     return (128 if block_m == 64 else 256) // itemsize
 
 
-def _expand_warps(block_m: int) -> int:
-    return 8 if block_m == 64 else 4
-
-
 def aot() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any], int, int, bool]]:
-    """Every configuration in use: (name, kernel, signature, constexprs, num_warps, num_stages, is_decode)."""
-    table = {"pointers": "*i64", "ranks": "*i32", "tiles": "*i32"}
-    strides = {"num_parts": "i32", "low_split_stride": "i32", "low_row_stride": "i32"}
-    widths = {"width0": "i32", "width1": "i32", "width2": "i32"}
-    for (dtype, itemsize), block_m, ranks in product(DTYPES.items(), (16, 64), (16, 32, 64, 256)):
+    """Every configuration in use: (name, kernel, signature, constexprs, num_warps, num_stages, is_decode).
+
+    float16 is compiled as bfloat16 is, and ranks above 64 as 64 is.
+    """
+    types = {"pointers": "*i64", "ranks": "*i32", "tiles": "*i32", "low": "*fp32"}
+    types |= dict.fromkeys(("num_parts", "num_splits"), "i32")
+    for (dtype, itemsize), block_m, ranks in product({"bf16": 2, "fp32": 4}.items(), (16, 64), (16, 32, 64)):
         settings = _settings(itemsize, block_m, ranks)
-        name = f"{dtype}_rows{block_m}_rank{ranks}"
-        signature = {"x": f"*{dtype}", "low": "*fp32", **table, "x_stride": "i32", "in_features": "i32", **strides}
-        constexprs = {"SPLIT": SPLIT, "BLOCK_K": _block_k(itemsize, block_m), **settings}
-        yield f"lora_shrink_{name}", _shrink, signature, constexprs, 4, SHRINK_STAGES, False
-        signature = {"out": f"*{dtype}", "low": "*fp32", **table, "out_stride": "i32", **widths, **strides}
-        constexprs = {"BLOCK_N": BLOCK_N, **settings}
-        signature["num_splits"] = "i32"
-        yield f"lora_expand_{name}", _expand, signature, constexprs, _expand_warps(block_m), 2, False
+        shrink = {"SPLIT": SPLIT, "BLOCK_K": _block_k(itemsize, block_m), **settings}
+        expand = {"BLOCK_N": BLOCK_N, **settings}
+        own = types | dict.fromkeys(("x", "out"), f"*{dtype}")
+        for name, kernel, constexprs, num_warps, num_stages in (
+            ("shrink", _shrink, shrink, 4, SHRINK_STAGES),
+            ("expand", _expand, expand, EXPAND_WARPS, 2),
+        ):
+            signature = {arg: own.get(arg, "i32:16") for arg in kernel.arg_names if arg not in constexprs}
+            full_name = f"{dtype}-{name}-rows{block_m}-rank{ranks}"
+            yield full_name, kernel, signature, constexprs, num_warps, num_stages, False

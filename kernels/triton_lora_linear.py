@@ -251,19 +251,23 @@ def _block_k(itemsize: int) -> int:
 
 
 def aot() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any], int, int, bool]]:
-    """Every configuration in use: (name, kernel, signature, constexprs, num_warps, num_stages, is_decode)."""
+    """Every configuration in use: (name, kernel, signature, constexprs, num_warps, num_stages, is_decode).
+
+    float16 is compiled as bfloat16 is; weights are an A, or a B, whose ranks are neighbours in memory.
+    """
     for (dtype, itemsize), block_r, weight in product({"bf16": 2, "fp32": 4}.items(), (16, 32), "ab"):
         strides = {"rank_stride": 1} if weight == "b" else {"column_stride": 1}
         shared = {"BLOCK_M": BLOCK_M, "BLOCK_R": block_r, "PRECISION": "tf32x3", **strides}
-        wide, name = {**shared, "BLOCK_N": BLOCK_N}, f"{dtype}_{weight}_rank{block_r}"
+        wide, name = {**shared, "BLOCK_N": BLOCK_N}, f"{weight}-rank{block_r}"
         shrink = {**shared, "SPLIT": SPLIT, "BLOCK_K": _block_k(itemsize)}
-        yield f"train_shrink_{name}", _shrink, _signature(_shrink, dtype, shrink), shrink, 4, STAGES, False
+        yield f"{dtype}-shrink-{name}", _shrink, _signature(_shrink, dtype, shrink), shrink, 4, STAGES, False
         expand = {**wide, "ADD": weight == "b"}
-        yield f"train_expand_{name}", _expand, _signature(_expand, dtype, expand), expand, 4, STAGES, False
-        yield f"train_outer_{name}", _outer, _signature(_outer, dtype, wide), wide, 4, STAGES, False
+        yield f"{dtype}-expand-{name}", _expand, _signature(_expand, dtype, expand), expand, 4, STAGES, False
+        yield f"{dtype}-outer-{name}", _outer, _signature(_outer, dtype, wide), wide, 4, STAGES, False
 
 
 def _signature(kernel: Any, dtype: str, constexprs: dict[str, Any]) -> dict[str, str]:
     types = {"wide": f"*{dtype}", "low": "*fp32", "scale": "fp32"}
     types |= {f"{name}{part}": "*fp32" for name in "wd" for part in range(MAX_PARTS)}
-    return {name: types.get(name, "i32") for name in kernel.arg_names if name not in constexprs}
+    types["num_rows"] = "i32"
+    return {name: types.get(name, "i32:16") for name in kernel.arg_names if name not in constexprs}

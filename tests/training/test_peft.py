@@ -1,7 +1,7 @@
 """The same loss, gradients, files and logits as PEFT's."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, MistralConfig, Qwen3Config
 
 from alorakit.engine.manifest import Manifest
 from alorakit.engine.pretrained import resolve_model
+from alorakit.kernels.backend import use_backend
 from alorakit.training.checkpoint import adapter_config, check_outfile, save_adapter
 from alorakit.training.config import TrainConfig
 from alorakit.training.data import Example
@@ -23,6 +24,14 @@ from alorakit.training.report import TrainReport
 Settings = Callable[..., TrainConfig]
 CASES = [("alora", ("q_proj", "k_proj", "v_proj")), ("alora", "all-linear"), ("lora", ("q_proj", "v_proj"))]
 IDS = ["alora-qkv", "alora-all", "lora-qv"]
+
+
+@pytest.fixture
+def triton_interpreted() -> Iterator[None]:
+    """Force Triton; without a GPU, its interpreter."""
+    use_backend("triton")
+    yield
+    use_backend(None)
 
 
 def ours(base: Path, examples: list[Example], config: TrainConfig) -> SuffixModel:
@@ -57,6 +66,16 @@ def full_sequence_loss(model: Any, example: Example, eos_id: int) -> Tensor:
     return loss * len(answer)
 
 
+@pytest.mark.usefixtures("triton_interpreted")
+@pytest.mark.parametrize(("adapter", "targets"), CASES, ids=IDS)
+def test_loss_and_gradients_of_the_triton_kernels(
+    tiny_base: Path, examples: list[Example], settings: Settings, adapter: str, targets: object
+) -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    config = settings(adapter=adapter, target_modules=targets, device=device)
+    assert_loss_and_gradients_equal(tiny_base, examples, config)
+
+
 @pytest.mark.parametrize("rows", [slice(0, 1), slice(0, 5)], ids=["one-row", "five-rows"])
 @pytest.mark.parametrize(("adapter", "targets"), CASES, ids=IDS)
 def test_loss_and_gradients_equal_full_sequence_training(
@@ -88,13 +107,13 @@ def assert_loss_and_gradients_equal(base: Path, batch: list[Example], config: Tr
     expected = torch.stack([full_sequence_loss(reference, e, model.eos_id) for e in batch]).sum()
     expected.backward()
 
-    assert torch.allclose(loss, expected, rtol=1e-4)
+    assert torch.allclose(loss.cpu(), expected, rtol=1e-4)
     gradients = model.lora.named_gradients()
     assert set(gradients) == set(parameters)
     for name, gradient in gradients.items():
         wanted = parameters[name].grad
         assert wanted is not None and wanted.norm() > 0, name
-        assert (gradient - wanted).norm() <= 1e-4 * wanted.norm(), name
+        assert (gradient.cpu() - wanted).norm() <= 1e-4 * wanted.norm(), name
 
 
 @pytest.mark.parametrize(("adapter", "targets"), CASES, ids=IDS)
