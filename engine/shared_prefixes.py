@@ -1,5 +1,6 @@
 """Which sequences of a step have leading blocks in common, so that each block is read once for all of them."""
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
@@ -54,11 +55,18 @@ def _split(
     for group in groups.values():
         if len(group) < 2:
             continue
-        end = at + 1
-        while all(len(tables[m]) > end for m in group) and len({tables[m][end] for m in group}) == 1:
-            end += 1
+        end = _common_end([tables[m] for m in group], at + 1)
         if (len(group) - 1) * (end - first) * block_size >= MIN_TOKENS_SAVED:
             found.append(SharedPrefix(tuple(group), first, end))
             _split(tables, group, end, end, block_size, found, own)
         else:
             _split(tables, group, first, end, block_size, found, own)
+
+
+def _common_end(tables: list[Seq[int]], start: int) -> int:
+    """Up to which block all tables are equal, those before ``start`` being so; slices, as step by step is slow."""
+    first, end = tables[0], min(map(len, tables))
+    for table in tables[1:]:
+        if table[start:end] != first[start:end]:
+            end = bisect_left(range(end), True, start, key=lambda i: table[start : i + 1] != first[start : i + 1])
+    return end

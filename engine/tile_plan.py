@@ -97,7 +97,7 @@ class TilePlanner:
         if tile_class is None:
             tile_class = self._class(int(counts.max()), bool(prefixes))
         tile, tile_rows = self.tile(tile_class), self._tile_rows(tile_class)
-        tables, table_starts = self._tables(placed)
+        blocks, table_starts = self._tables(placed, own)
         begin = table_starts * 0 if own is None else np.array(own, np.int32) * self.block_size
         num_rows = int(counts.sum())
         first, count = np.arange(num_rows, dtype=np.int32), np.ones(num_rows, np.int32)  # of each tile
@@ -108,9 +108,10 @@ class TilePlanner:
         visible = self._visible(placed, kv)
         units = self._own_units(kv, visible, first, count, begin, table_starts)
         if prefixes:
-            units = self._with_prefixes(units, prefixes, placed, tile_rows)
+            units = self._with_prefixes(units, prefixes, placed, blocks, tile_rows)
         items, q_rows = work_list(units, tile.block_n, programs_per_head(self.num_sms, self.num_kv_heads))
         q_parts, row_parts, num_parts = number_partials(q_rows, num_rows)
+        tables = np.frombuffer(blocks, np.int32)
         return TilePlan(tile_class, items, q_rows, q_parts, tables, visible, row_parts, num_parts)
 
     def _tile_rows(self, tile_class: TileClass) -> int:
@@ -142,18 +143,21 @@ class TilePlanner:
                 np.maximum(start, row - (self.window - 1), out=visible[rows, 2])
         return visible
 
-    def _tables(self, placed: list[PlacedEntry]) -> tuple[Array, Array]:
-        """Block ids of all entries; and for each, where key 0's would be, though blocks before a window are left out."""
+    def _tables(self, placed: list[PlacedEntry], own: list[int] | None) -> tuple["array[int]", Array]:
+        """Block ids of all entries; and for each, where key 0's would be if it were there.
+
+        Blocks of a shared prefix and those before a window are left out.
+        """
         size, blocks, starts = self.block_size, array("i"), []
-        for p in placed:
-            first = 0 if self.window is None else max(0, p.entry.start - self.window + 1) // size
+        for index, p in enumerate(placed):
+            first = 0 if own is None else own[index]
+            if self.window is not None:
+                first = max(0, p.entry.start - self.window + 1) // size
             starts.append(len(blocks) - first)
             blocks.extend(p.entry.sequence.blocks[first : -(-(p.entry.start + p.entry.num_rows) // size)])
-        return np.frombuffer(blocks, np.int32), np.array(starts, np.int32)
+        return blocks, np.array(starts, np.int32)
 
-    def _own_units(
-        self, kv: Array, visible: Array, first: Array, count: Array, begin: Array, tables: Array
-    ) -> Units:
+    def _own_units(self, kv: Array, visible: Array, first: Array, count: Array, begin: Array, tables: Array) -> Units:
         """A unit for each tile of neighbouring rows, over the keys from ``begin`` on that one of them sees."""
         refs = np.arange(len(kv), dtype=np.int32)
         end = kv[first + count - 1] + 1
@@ -195,33 +199,36 @@ class TilePlanner:
         return (kept, own) if pays else ([], None)
 
     def _with_prefixes(
-        self, units: Units, prefixes: list[SharedPrefix], placed: list[PlacedEntry], tile_rows: int
+        self,
+        units: Units,
+        prefixes: list[SharedPrefix],
+        placed: list[PlacedEntry],
+        blocks: "array[int]",
+        tile_rows: int,
     ) -> Units:
-        """The units, and those of the prefixes; ``placed[i]``'s block table is found through its first unit."""
+        """The units and those of the prefixes, whose blocks are added to ``blocks``."""
         rows: list[int] = []
         more: list[tuple[int, int, int, int, int]] = []
-        owner = np.searchsorted(units.start, [p.row for p in placed])
         for prefix in prefixes:
-            begin, end = prefix.first * self.block_size, prefix.end * self.block_size
-            table = int(units.table[owner[prefix.members[0]]])
             members = [placed[m] for m in prefix.members]
-            where = len(units.refs) + len(rows)
+            where, table = len(units.refs) + len(rows), len(blocks) - prefix.first
+            blocks.extend(members[0].entry.sequence.blocks[prefix.first : prefix.end])
             rows += [row for p in members for row in range(p.row, p.row + p.entry.num_rows)]
-            num = len(units.refs) + len(rows) - where
-            first, count, _ = _tiles(np.array([num], np.int32), tile_rows)
+            num_rows = len(units.refs) + len(rows) - where
+            first, count, _ = _tiles(np.array([num_rows], np.int32), tile_rows)
+            begin, end = prefix.first * self.block_size, prefix.end * self.block_size
             more += [(where + f, c, table, begin, end) for f, c in zip(first.tolist(), count.tolist(), strict=True)]
         extra = np.array(more, np.int32).T
         refs = np.concatenate([units.refs, np.array(rows, np.int32)])
         old = (units.start, units.count, units.table, units.begin, units.end, units.full)
-        new = (*extra, extra[4])
-        return Units(refs, *(np.concatenate(pair) for pair in zip(old, new, strict=True)))
+        return Units(refs, *(np.concatenate(pair) for pair in zip(old, (*extra, extra[4]), strict=True)))
 
 
 def _tiles(counts: Array, tile_rows: int) -> tuple[Array, Array, Array]:
-    """First row, rows and entry of each tile, where entries of so many rows are cut into tiles of ``tile_rows`` or less.
+    """First row, rows and entry of each tile, where entries of so many rows are cut into tiles of ``tile_rows``.
 
-    Tiles of an entry are as equal as can be. None is empty: ceil(c / h) tiles of h = ceil(c / t) <= tile_rows rows
-    take up c rows, and as h is no more than tile_rows they are no fewer than t = ceil(c / tile_rows).
+    Tiles of an entry are as equal as can be. None is empty: tiles of h = ceil(c / t) rows, t = ceil(c / tile_rows),
+    take up c rows in ceil(c / h) tiles, which is at least t as h is at most ``tile_rows``.
     """
     num_tiles = -(-counts // tile_rows)
     height = -(-counts // num_tiles)

@@ -4,6 +4,12 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import torch
+
+# Before anything imports Triton: without a GPU its kernels run in its interpreter.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,8 +41,6 @@ SENTENCES = [
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Tiny products are faster on one thread, and no thread waits for one that a busy machine has no core for."""
-    import torch
-
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
