@@ -1,9 +1,9 @@
 """From units of attention to the kernel's work list: split to fill the device, longest first, partials numbered.
 
-    unit     a tile of rows and all keys it goes over: rows of one entry and their own keys, or rows of several entries
-             and a prefix they share
-    item     a unit, or one of the ranges of keys it is split into so that the items fill the device
-    partial  what one item says about a row that is in several; the kernel merges them
+unit     a tile of rows and all keys it goes over: rows of one entry and their own keys, or rows of several entries
+         and a prefix they share
+item     a unit, or one of the ranges of keys it is split into so that the items fill the device
+partial  what one item says about a row that is in several; the kernel merges them
 """
 
 from dataclasses import dataclass
@@ -63,7 +63,8 @@ def work_list(units: Units, step: int, num_programs: int) -> tuple[Array, Array]
     begin, end, full = units.begin, units.end, units.full
     if int(span.max()) > share:
         pieces = -(-span // share)
-        length = -(-(-(-span // pieces)) // step) * step  # pieces of a unit are as equal as steps allow
+        even = (span + pieces - 1) // pieces
+        length = -(-even // step) * step  # pieces of a unit are as equal as steps allow
         pieces = -(-span // length)
         of = np.repeat(np.arange(len(span), dtype=np.int32), pieces)
         piece = _places(pieces)

@@ -157,9 +157,7 @@ class TilePlanner:
             blocks.extend(p.entry.sequence.blocks[first : -(-(p.entry.start + p.entry.num_rows) // size)])
         return blocks, np.array(starts, np.int32)
 
-    def _own_units(
-        self, kv: Array, visible: Array, first: Array, count: Array, begin: Array, tables: Array
-    ) -> Units:
+    def _own_units(self, kv: Array, visible: Array, first: Array, count: Array, begin: Array, tables: Array) -> Units:
         """A unit for each tile of neighbouring rows, over the keys from ``begin`` on that one of them sees."""
         refs = np.arange(len(kv), dtype=np.int32)
         end = kv[first + count - 1] + 1
@@ -227,10 +225,10 @@ class TilePlanner:
 
 
 def _tiles(counts: Array, tile_rows: int) -> tuple[Array, Array, Array]:
-    """First row, rows and entry of each tile, where entries of so many rows are cut into tiles of ``tile_rows`` or less.
+    """First row, rows and entry of each tile, where entries of so many rows are cut into tiles of ``tile_rows``.
 
-    Tiles of an entry are as equal as can be. None is empty: ceil(c / h) tiles of h = ceil(c / t) <= tile_rows rows
-    take up c rows, and as h is no more than tile_rows they are no fewer than t = ceil(c / tile_rows).
+    Tiles of an entry are as equal as can be. None is empty: tiles of h = ceil(c / t) rows, t = ceil(c / tile_rows),
+    take up c rows in ceil(c / h) tiles, which is at least t as h is at most ``tile_rows``.
     """
     num_tiles = -(-counts // tile_rows)
     height = -(-counts // num_tiles)

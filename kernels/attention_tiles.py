@@ -1,7 +1,7 @@
 """Attention as a work list: which query rows go over which keys in one program, and with which tile sizes.
 
-    item     query rows (up to a tile of them, of one sequence or of several that share a prefix) x a range of keys
-    partial  the result of a row for one of its several items; they are merged by their log-sum-exp
+item     query rows (up to a tile of them, of one sequence or of several that share a prefix) x a range of keys
+partial  the result of a row for one of its several items; they are merged by their log-sum-exp
 """
 
 from collections.abc import Sequence

@@ -31,10 +31,10 @@ METADATA = ("items", "q_rows", "q_parts", "tables", "visible", "row_parts")
 
 @triton.jit
 def _attend_keys(
-    m, l, acc, q, keys, values, table, begin, end, first, a0, a1, b0, b1, scale,
+    m, norm, acc, q, keys, values, table, begin, end, first, a0, a1, b0, b1, scale,
     DIM: tl.constexpr, PADDED: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_SIZE: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """Go over keys ``[begin, end)`` in steps of BLOCK_N with running maximum ``m``, sum ``l`` and result ``acc``.
+    """Go over keys ``[begin, end)`` in steps of BLOCK_N with running maximum ``m``, sum ``norm`` and result ``acc``.
 
     Without MASKED every row sees all of them and they are whole steps. With it, keys before ``first`` and from ``end``
     on are not read, and a row sees those in ``[a0, a1)`` and ``[b0, b1)``.
@@ -79,10 +79,10 @@ def _attend_keys(
         shift = tl.where(top == float("-inf"), 0.0, top) if MASKED else top  # a row may have seen no key yet
         p = tl.exp2(s * scale - shift[:, None])
         alpha = tl.exp2(m - shift)
-        l = l * alpha + tl.sum(p, 1)
+        norm = norm * alpha + tl.sum(p, 1)
         acc = tl.dot(p.to(v.dtype), v, acc * alpha[:, None], input_precision="ieee")
         m = top
-    return m, l, acc
+    return m, norm, acc
 
 
 @triton.jit(do_not_specialize=["num_slots"], do_not_specialize_on_alignment=METADATA[:-1])
@@ -115,7 +115,7 @@ def attend_items(
     store = live[:, None] & (d < DIM)[None, :]
     query = tl.load(q + (row * q_stride + head * DIM)[:, None] + d[None, :], mask=store, other=0.0)
     m = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    l = tl.zeros([BLOCK_M], tl.float32)
+    norm = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, PADDED], tl.float32)
 
     keys = cache + kv_head.to(tl.int64) * num_slots * DIM
@@ -127,23 +127,23 @@ def attend_items(
         begin = kv_begin // BLOCK_N * BLOCK_N
     steps = tl.where(begin == kv_begin, (full_end - kv_begin) // BLOCK_N, 0)
     middle = begin + steps * BLOCK_N
-    m, l, acc = _attend_keys(
-        m, l, acc, query, keys, values, table, begin, middle, 0, 0, 0, 0, 0, scale,
+    m, norm, acc = _attend_keys(
+        m, norm, acc, query, keys, values, table, begin, middle, 0, 0, 0, 0, 0, scale,
         DIM, PADDED, BLOCK_N, BLOCK_SIZE, False,
     )  # fmt: skip
     a0 = tl.load(visible + row * 4, mask=live, other=0)[:, None]
     a1 = tl.minimum(tl.load(visible + row * 4 + 1, mask=live, other=0), kv_end)[:, None]
     b0 = tl.load(visible + row * 4 + 2, mask=live, other=0)[:, None]
     b1 = tl.minimum(tl.load(visible + row * 4 + 3, mask=live, other=0), kv_end)[:, None]
-    m, l, acc = _attend_keys(
-        m, l, acc, query, keys, values, table, middle, kv_end, kv_begin,
+    m, norm, acc = _attend_keys(
+        m, norm, acc, query, keys, values, table, middle, kv_end, kv_begin,
         tl.maximum(a0, kv_begin), a1, tl.maximum(b0, kv_begin), b1, scale,
         DIM, PADDED, BLOCK_N, BLOCK_SIZE, True,
     )  # fmt: skip
 
-    empty = l == 0.0
-    l = tl.where(empty, 1.0, l)
-    acc = acc / l[:, None]
+    empty = norm == 0.0
+    norm = tl.where(empty, 1.0, norm)
+    acc = acc / norm[:, None]
     part = tl.load(q_parts + q_start + t // GROUP, mask=live, other=-1).to(tl.int64)
     whole = part < 0
     heads: tl.constexpr = KV_HEADS * GROUP
@@ -151,7 +151,7 @@ def attend_items(
     tl.store(out + place, acc.to(out.dtype.element_ty), mask=store & whole[:, None])
     place = ((part * heads + head) * DIM)[:, None] + d[None, :]
     tl.store(part_out + place, acc, mask=store & (part >= 0)[:, None])
-    lse = tl.where(empty, float("-inf"), m + tl.log2(l))
+    lse = tl.where(empty, float("-inf"), m + tl.log2(norm))
     tl.store(part_lse + part * heads + head, lse, mask=live & (part >= 0))
 
 
@@ -172,7 +172,7 @@ def merge_partials(
         return
     d = tl.arange(0, PADDED)
     top = float("-inf")
-    l = 0.0
+    norm = 0.0
     acc = tl.zeros([PADDED], tl.float32)
     for start in range(0, count, PARTS):
         part = start + tl.arange(0, PARTS)
@@ -185,10 +185,10 @@ def merge_partials(
         shift = tl.where(new_top == float("-inf"), 0.0, new_top)
         weight = tl.exp2(lse - shift)
         alpha = tl.exp2(top - shift)
-        l = l * alpha + tl.sum(weight, 0)
+        norm = norm * alpha + tl.sum(weight, 0)
         acc = acc * alpha + tl.sum(partial * weight[:, None], 0)
         top = new_top
-    acc = acc / tl.where(l == 0.0, 1.0, l)
+    acc = acc / tl.where(norm == 0.0, 1.0, norm)
     place = (row.to(tl.int64) * HEADS + head) * DIM + d
     tl.store(out + place, acc.to(out.dtype.element_ty), mask=d < DIM)
 
