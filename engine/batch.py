@@ -1,4 +1,4 @@
-"""One step's rows as tensors, for the torch path: token ids, positions, where KV goes, who sees what, who is adapted."""
+"""One step's rows as tensors, for the torch path."""
 
 from dataclasses import dataclass
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ class GraphPool:
         num_bytes: Device memory that they took.
     """
 
-    handle: tuple[int, int] | None
+    handle: Any
     num_graphs: int = 0
     num_bytes: int = 0
 
@@ -36,9 +37,7 @@ class CapturedStep:
         views: The buffer's arrays on the device.
     """
 
-    def __init__(
-        self, buffer: StepBuffer, forward: Callable[[], tuple[Tensor, Tensor]], pool: GraphPool
-    ) -> None:
+    def __init__(self, buffer: StepBuffer, forward: Callable[[], tuple[Tensor, Tensor]], pool: GraphPool) -> None:
         """Wrap ``forward``, which reads ``buffer`` and returns logits and flags; see ``triton_decoder.forward``."""
         self.views, self._buffer, self._forward, self._pool = buffer.views, buffer, forward, pool
         self._graph: torch.cuda.CUDAGraph | None = None

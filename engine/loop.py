@@ -4,12 +4,14 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+from torch import Tensor
+
 from alorakit.engine.counters import Counters
 from alorakit.engine.errors import as_step_error
 from alorakit.engine.request import StreamChunk
 from alorakit.engine.runner import AnyRunner
 from alorakit.engine.sampler import Sampler
-from alorakit.engine.schedule import Schedule
+from alorakit.engine.schedule import Entry, Schedule
 from alorakit.engine.scheduler import Scheduler
 from alorakit.engine.sequence import Sequence, Status
 
@@ -29,11 +31,12 @@ class Loop:
     ) -> None:
         """A loop over the three; ``eos_token_ids`` end a sequence."""
         self._scheduler, self._counters, self._eos = scheduler, counters, eos_token_ids
+        self._runner, self._sampler = runner, sampler
         # Looked up at each call, so that a test or a profiler can put its own function in place.
         self._schedule = self._timed("schedule", lambda: scheduler.schedule())
         self._build = self._timed("build", lambda plan: runner.build(plan))
         self._run = self._timed("model", lambda batch: runner.run(batch))
-        self._sample = self._timed("sample", lambda logits, wanted: (sampler.sample(logits, wanted), runner.check())[0])
+        self._sample = self._timed("sample", self._choose)
         self._finish = self._timed("finish", self._advance_all)
 
     def step(self) -> list[Sequence]:
@@ -108,6 +111,12 @@ class Loop:
                 sequence.error = sequence.error or as_step_error(cause)
                 self._scheduler.end(sequence, "error")
         return hit
+
+    def _choose(self, logits: Tensor, wanted: list[Entry]) -> list[list[int]]:
+        """Next tokens; and the errors of sequences whose values are not finite, which are known by now."""
+        tokens = self._sampler.sample(logits, wanted)
+        self._runner.check()
+        return tokens
 
     def _advance_all(self, plan: Schedule, tokens: list[list[int]]) -> list[Sequence]:
         new = iter(tokens)

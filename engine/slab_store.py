@@ -14,14 +14,14 @@ class SlabStore:
 
     def __init__(self, config: ModelConfig, device: torch.device, dtype: torch.dtype, max_slots: int) -> None:
         """No adapter yet; room for ``max_slots``."""
-        self._make = lambda shape: AdapterSlab(shape, config, device, dtype, max_slots)
+        self._config, self._device, self._dtype, self._max_slots = config, device, dtype, max_slots
         self._slabs: dict[AdapterShape, AdapterSlab] = {}
         self._shapes: dict[str, AdapterShape] = {}
 
     def add(self, adapter: Adapter) -> None:
         """Copy an adapter's weights to the device; nothing is changed if that fails."""
         shape = shape_of(adapter)
-        slab = self._slabs.get(shape) or self._make(shape)
+        slab = self._slabs.get(shape) or AdapterSlab(shape, self._config, self._device, self._dtype, self._max_slots)
         slab.add(adapter)
         self._slabs[shape] = slab
         self._shapes[adapter.info.digest] = shape

@@ -1,11 +1,10 @@
-"""A step's arrays in one int32 buffer: one copy to the device, and addresses that stay the same for a captured graph."""
+"""A step's arrays in one int32 buffer: one copy to the device, and addresses that a captured graph can keep."""
 
 from collections.abc import Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 Array = NDArray[np.int32]
 _LINE = 4  # arrays begin at multiples of 16 bytes

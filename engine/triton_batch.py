@@ -73,16 +73,17 @@ def build(rows: Rows, plans: Sequence[TilePlan], slots: AdapterSlots, few: bool)
         slots: Where the adapters are.
         few: Whether they are few enough for the fused kernels.
     """
-    lora, arrays = None, {}
+    lora: LoraShape | None = None
+    adapted: dict[str, Array] = {}
     if rows.segments:
-        lora, arrays = (_few_rows if few else _many_rows)(rows, slots)
+        lora, adapted = (_few_rows if few else _many_rows)(rows, slots)
     runs = [np.arange(*run, dtype=np.int32) for run in rows.runs]
     arrays = {
         "token_ids": np.array(rows.token_ids, np.int32),
         "positions": np.array(rows.positions, np.int32),
         "slots": np.concatenate(runs) if runs else np.empty(0, np.int32),
         "logits_rows": np.array(rows.logits_rows, np.int32),
-        **arrays,
+        **adapted,
     }
     for index, plan in enumerate(plans):
         arrays |= {f"{index}.{name}": getattr(plan, name) for name in TILE_ARRAYS}

@@ -91,12 +91,8 @@ class TritonRunner:
         if device.type == "cuda":
             self._num_sms = torch.cuda.get_device_properties(device).multi_processor_count
             self._pdl = torch.cuda.get_device_capability(device) >= (9, 0)
-        self._planners = [
-            TilePlanner(
-                window, cache.block_size, cfg.num_heads, cfg.num_kv_heads, cfg.head_dim, model.dtype.itemsize, self._num_sms
-            )
-            for window in self._windows
-        ]
+        shape = (cache.block_size, cfg.num_heads, cfg.num_kv_heads, cfg.head_dim, model.dtype.itemsize, self._num_sms)
+        self._planners = [TilePlanner(window, *shape) for window in self._windows]
         self._table_blocks = -(-max_model_len // cache.block_size)
         self._steps: dict[StepShape, CapturedStep] = {}
         self._ran: _Ran | None = None
@@ -162,7 +158,8 @@ class TritonRunner:
         return logits
 
     def _make_step(self, shape: StepShape) -> CapturedStep:
-        rows, sizes = shape.rows, {}
+        rows = shape.rows
+        sizes: dict[str, tuple[int, ...]] = {}
         for name in ("token_ids", "positions", "slots", "logits_rows"):
             sizes[name] = (rows,)
         if shape.lora is not None:
@@ -201,8 +198,14 @@ class TritonRunner:
         for index, (window, (tile_class, parts)) in enumerate(zip(self._windows, tiles, strict=True)):
             work = TileTensors(**{name: views[f"{index}.{name}"] for name in TILE_ARRAYS})
             attention[window] = AttentionStep(work, Tile.of(tile_class, cfg.head_dim, group, item), parts)
-        names = ("token_ids", "positions", "slots")
-        return StepTensors(*(views[name] for name in names), attention, self._lora(views, lora), logits_rows)
+        return StepTensors(
+            token_ids=views["token_ids"],
+            positions=views["positions"],
+            slots=views["slots"],
+            attention=attention,
+            lora=self._lora(views, lora),
+            logits_rows=logits_rows,
+        )
 
     def _lora(self, views: Mapping[str, Tensor], lora: LoraShape | None) -> LoraStep | None:
         if lora is None:
@@ -211,8 +214,13 @@ class TritonRunner:
         if lora.block_m:
             rows = LoraTiles(views["lora_tiles"], lora.block_m, lora.max_rank)
         else:
-            names = ("row_slot", "groups", "block_slots", "block_counts")
-            rows = LoraRows(*(views[name] for name in names), max_rank=lora.max_rank)
+            rows = LoraRows(
+                row_slot=views["row_slot"],
+                groups=views["groups"],
+                block_slots=views["block_slots"],
+                block_counts=views["block_counts"],
+                max_rank=lora.max_rank,
+            )
         tables = self._slots.table.tables
         return LoraStep({name: tables[name] for name in lora.projections}, rows)
 

@@ -54,8 +54,10 @@ def _no_triton(device: torch.device) -> str | None:
     if find_spec("triton") is None:
         return "needs the package triton, which is not installed; use backend='torch'"
     if device.type == "cuda":
-        return None if torch.cuda.get_device_capability(device) >= (8, 0) else (
-            f"needs compute capability 8.0; {torch.cuda.get_device_name(device)} has less; use backend='torch'"
+        return (
+            None
+            if torch.cuda.get_device_capability(device) >= (8, 0)
+            else (f"needs compute capability 8.0; {torch.cuda.get_device_name(device)} has less; use backend='torch'")
         )
     if device.type == "cpu" and interpreted():
         return None

@@ -1,4 +1,4 @@
-"""Which rows of a small batch want which adapter, and a projection that is not finished yet: the fused kernels' data."""
+"""Which rows of a small batch want which adapter, and projections that are not finished yet."""
 
 from dataclasses import dataclass
 

@@ -9,6 +9,8 @@ Semantics, for the residual stream x [rows, hidden] and a projection's output d:
 so no program waits for a whole row.
 """
 
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
+
 from collections.abc import Iterator
 
 import torch
@@ -74,7 +76,17 @@ def add_norm_kernel(
     weight = tl.load(weight_ptr + columns, mask=live_columns, other=0.0).to(tl.float32)
     if HAS_LORA:
         b = first_b(
-            pointers_ptr, ranks_ptr, block_slots_ptr, block, 0, columns, live_columns, x_ptr, PARTS, RANK_BLOCK, ROW_BLOCK
+            pointers_ptr,
+            ranks_ptr,
+            block_slots_ptr,
+            block,
+            0,
+            columns,
+            live_columns,
+            x_ptr,
+            PARTS,
+            RANK_BLOCK,
+            ROW_BLOCK,
         )
     if PDL:
         tl.extra.cuda.gdc_wait()

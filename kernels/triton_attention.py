@@ -9,6 +9,8 @@ new metadata. The softmax is the online one with base-2 exponents (Dao et al. 20
 split over keys is that of flash-decoding (Dao et al. 2023).
 """
 
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self

@@ -1,5 +1,7 @@
 """What the Triton kernels share: launch options, the expand of adapters' deltas."""
 
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
+
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +11,6 @@ import triton.language as tl
 from torch import Tensor
 
 from alorakit.kernels.lora_rows import ROW_BLOCK, Projected
-
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -215,4 +216,8 @@ def projected_settings(dtype: str) -> Iterator[tuple[str, dict[str, str], dict[s
     for count in (1, 2):
         for lora in (False, True):
             constexprs = {"SPLITS": count, "PARTS": 3, "HAS_LORA": lora, "ROW_BLOCK": ROW_BLOCK}
-            yield f"s{count}{'-lora' if lora else ''}", signature, constexprs | {"RANK_BLOCK": rank_block(4 if dtype == "fp32" else 2)}
+            yield (
+                f"s{count}{'-lora' if lora else ''}",
+                signature,
+                constexprs | {"RANK_BLOCK": rank_block(4 if dtype == "fp32" else 2)},
+            )

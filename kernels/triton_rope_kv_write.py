@@ -4,6 +4,8 @@ For each head of each row: the projection's splits are summed, the adapters' del
 model does that) and rotated, and k and v written to the row's slot.
 """
 
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -89,10 +91,30 @@ def rope_kv_write_kernel(
     if HAS_LORA:
         column = (head - first_head) * dim
         low_b = first_b(
-            pointers_ptr, ranks_ptr, block_slots_ptr, block, part, column + within, live_columns, q_ptr, PARTS, RANK_BLOCK, ROW_BLOCK
+            pointers_ptr,
+            ranks_ptr,
+            block_slots_ptr,
+            block,
+            part,
+            column + within,
+            live_columns,
+            q_ptr,
+            PARTS,
+            RANK_BLOCK,
+            ROW_BLOCK,
         )
         high_b = first_b(
-            pointers_ptr, ranks_ptr, block_slots_ptr, block, part, column + half + within, live_columns, q_ptr, PARTS, RANK_BLOCK, ROW_BLOCK
+            pointers_ptr,
+            ranks_ptr,
+            block_slots_ptr,
+            block,
+            part,
+            column + half + within,
+            live_columns,
+            q_ptr,
+            PARTS,
+            RANK_BLOCK,
+            ROW_BLOCK,
         )
     if PDL:
         tl.extra.cuda.gdc_wait()

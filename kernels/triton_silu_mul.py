@@ -1,5 +1,7 @@
 """``silu(gate) * up`` of a fused gate/up projection, its splits summed and its adapters' deltas added on the way."""
 
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
+
 from collections.abc import Iterator
 
 import torch
@@ -58,10 +60,30 @@ def silu_mul_kernel(
     live = (rows < num_rows)[:, None] & live_columns[None, :]
     if HAS_LORA:
         gate_b = first_b(
-            pointers_ptr, ranks_ptr, block_slots_ptr, block, 0, columns, live_columns, out_ptr, PARTS, RANK_BLOCK, ROW_BLOCK
+            pointers_ptr,
+            ranks_ptr,
+            block_slots_ptr,
+            block,
+            0,
+            columns,
+            live_columns,
+            out_ptr,
+            PARTS,
+            RANK_BLOCK,
+            ROW_BLOCK,
         )
         up_b = first_b(
-            pointers_ptr, ranks_ptr, block_slots_ptr, block, 1, columns, live_columns, out_ptr, PARTS, RANK_BLOCK, ROW_BLOCK
+            pointers_ptr,
+            ranks_ptr,
+            block_slots_ptr,
+            block,
+            1,
+            columns,
+            live_columns,
+            out_ptr,
+            PARTS,
+            RANK_BLOCK,
+            ROW_BLOCK,
         )
     if PDL:
         tl.extra.cuda.gdc_wait()

@@ -1,4 +1,4 @@
-"""Model and adapter folders of random weights, made with safetensors alone: for machines without transformers or PEFT."""
+"""Model and adapter folders of random weights, by safetensors alone: for machines without transformers or PEFT."""
 
 import json
 import shutil

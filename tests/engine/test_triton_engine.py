@@ -43,7 +43,9 @@ def engines(folders: dict[str, dict[str, Path]]) -> Iterator:
     """Make the engine of a family on both backends, adapters loaded."""
     made: list[Engine] = []
 
-    def make(family: str = "llama", adapters: tuple[str, ...] = tuple(ADAPTERS), **config: object) -> tuple[Engine, ...]:
+    def make(
+        family: str = "llama", adapters: tuple[str, ...] = tuple(ADAPTERS), **config: object
+    ) -> tuple[Engine, ...]:
         for backend in ("torch", "triton"):
             ops.use_backend(backend)
             options = {"dtype": "float32", "device": DEVICE, "block_size": 16, "cache_blocks": 128} | config
@@ -90,7 +92,7 @@ def test_a_long_prompt_goes_through_the_matrix_library(engines):
     pair = engines(adapters=("large", "lora"))
     same(pair, [prompt(90, 1), prompt(70, 2), prompt(6, 3)], ["large", "lora", None], 2)
     # Now the context is there, and what is left of the prompt is a step of few rows.
-    same(pair, [prompt(90, 1)[:-2] + [11], prompt(90, 1)], ["large", None], 2)
+    same(pair, [[*prompt(90, 1)[:-2], 11], prompt(90, 1)], ["large", None], 2)
 
 
 def test_chunks_and_preemption(engines):
