@@ -18,20 +18,20 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from alorakit.kernels.lora_rows import ROW_BLOCK, Projected
+from alorakit.kernels.lora_rows import Projected
 from alorakit.kernels.triton_launch import (
     DTYPES,
     Setting,
     ceil_div,
     expand,
-    first_b,
+    first_adapter,
     load_projected,
     next_power_of_2,
     pdl_options,
     projected_args,
     projected_settings,
     rank_block,
-    row_blocks,
+    row_block,
     warps_for,
 )
 
@@ -75,9 +75,10 @@ def add_norm_kernel(
     live = (rows < num_rows)[:, None] & live_columns[None, :]
     weight = tl.load(weight_ptr + columns, mask=live_columns, other=0.0).to(tl.float32)
     if HAS_LORA:
-        b = first_b(
+        slot, rank, address, b = first_adapter(
             pointers_ptr,
             ranks_ptr,
+            row_slot_ptr,
             block_slots_ptr,
             block,
             0,
@@ -94,6 +95,9 @@ def add_norm_kernel(
     if HAS_LORA:
         delta = expand(
             delta,
+            slot,
+            rank,
+            address,
             b,
             low_ptr,
             pointers_ptr,
@@ -174,7 +178,7 @@ def add_norm(
         x, h [rows, hidden] in x's dtype, and float32 [rows, a power of two] partial sums of squares.
     """
     out, h, squares = _outputs(x, *x.shape)
-    add_norm_kernel[(row_blocks(x.shape[0]), squares.shape[1])](
+    add_norm_kernel[(ceil_div(x.shape[0], row_block(x.shape[0])), squares.shape[1])](
         x_ptr=x,
         weight_ptr=weight,
         out_ptr=out,
@@ -182,7 +186,6 @@ def add_norm(
         squares_ptr=squares,
         scale=scale,
         num_squares=squares.shape[1],
-        ROW_BLOCK=ROW_BLOCK,
         BLOCK_COLUMNS=BLOCK_COLUMNS,
         RANK_BLOCK=rank_block(x.element_size()),
         **warps_for(BLOCK_COLUMNS, x.element_size()),
@@ -198,7 +201,7 @@ def embed_norm(
     """:func:`add_norm` of nothing but ``scale * embedding[ids]``; ids int32 or int64 [rows]."""
     rows, hidden = ids.shape[0], embedding.shape[1]
     out, h, squares = _outputs(embedding, rows, hidden)
-    embed_norm_kernel[(row_blocks(rows), squares.shape[1])](
+    embed_norm_kernel[(ceil_div(rows, row_block(rows)), squares.shape[1])](
         ids,
         embedding,
         weight,
@@ -209,7 +212,7 @@ def embed_norm(
         rows,
         hidden,
         squares.shape[1],
-        ROW_BLOCK=ROW_BLOCK,
+        ROW_BLOCK=row_block(rows),
         BLOCK_COLUMNS=BLOCK_COLUMNS,
         **pdl_options(pdl),
     )
@@ -235,5 +238,5 @@ def aot() -> Iterator[Setting]:
         names = {"embedding_ptr", "weight_ptr", "out_ptr", "h_ptr"}
         signature = dict.fromkeys(names, f"*{dtype}") | {"ids_ptr": "*i32", "squares_ptr": "*fp32", "scale": "fp32"}
         signature |= {"num_rows": "i32", "width": "i32:16", "num_squares": "i32"}
-        flags = {"ROW_BLOCK": ROW_BLOCK, "BLOCK_COLUMNS": BLOCK_COLUMNS, "PDL": False}
+        flags = {"ROW_BLOCK": 16, "BLOCK_COLUMNS": BLOCK_COLUMNS, "PDL": False}
         yield f"embed-{dtype}", embed_norm_kernel, signature, flags, 4, 3, True

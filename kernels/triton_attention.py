@@ -95,12 +95,9 @@ def attend_items(
 ):  # fmt: skip
     """One item, one KV head; see :func:`paged_attention`. ``scale`` includes log2(e)."""
     if PDL:
-        tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
     item = items + tl.program_id(0) * FIELDS
     q_count = tl.load(item + 1)
-    if q_count == 0:
-        return
     q_start = tl.load(item)
     table = tables + tl.load(item + 2)
     kv_begin = tl.load(item + 3)
@@ -114,6 +111,10 @@ def attend_items(
     head = kv_head * GROUP + t % GROUP
     d = tl.arange(0, PADDED)
     row = tl.load(q_rows + q_start + t // GROUP, mask=live, other=0).to(tl.int64)
+    if PDL:
+        tl.extra.cuda.gdc_wait()  # by idle programs too: a kernel that did not wait would end before those in front
+    if q_count == 0:
+        return
     store = live[:, None] & (d < DIM)[None, :]
     query = tl.load(q + (row * q_stride + head * DIM)[:, None] + d[None, :], mask=store, other=0.0)
     m = tl.full([BLOCK_M], float("-inf"), tl.float32)
@@ -164,12 +165,13 @@ def merge_partials(
 ):  # fmt: skip
     """One row, one head: the partials' mean, weighted by 2 to the power of their base-2 log-sum-exp."""
     if PDL:
-        tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
     row = tl.program_id(0)
     head = tl.program_id(1)
     first = tl.load(row_parts + row * 2)
     count = tl.load(row_parts + row * 2 + 1)
+    if PDL:
+        tl.extra.cuda.gdc_wait()
     if count == 0:
         return
     d = tl.arange(0, PADDED)

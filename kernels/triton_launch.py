@@ -5,10 +5,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from alorakit.kernels.lora_rows import ROW_BLOCK, Projected
 
@@ -38,6 +36,11 @@ def rank_block(item: int) -> int:
     return 32 if item == 2 else 16
 
 
+def row_block(rows: int) -> int:
+    """Rows of a program: few get one each, whose delta takes no matrix unit; more share what is read of B."""
+    return 1 if rows <= FEW_ROWS else ROW_BLOCK
+
+
 def pdl_options(pdl: bool) -> dict[str, Any]:
     """Launch options of a kernel that may start before the one in front has ended (Hopper only)."""
     return {"PDL": True, "launch_pdl": True} if pdl else {"PDL": False}
@@ -47,6 +50,7 @@ def projected_args(projected: Projected) -> dict[str, Any]:
     """The arguments by which a kernel reads a projection: its sums, and the deltas to add."""
     splits, rows, width = projected.sums.shape
     args: dict[str, Any] = {"sums_ptr": projected.sums, "num_rows": rows, "width": width, "SPLITS": splits}
+    args["ROW_BLOCK"] = row_block(rows)
     lora, low = projected.lora, projected.low
     if lora is None or low is None:
         unused = projected.sums
@@ -93,9 +97,10 @@ def load_b(address, rank, start, columns, live_columns, like_ptr, RANK_BLOCK: tl
 
 
 @triton.jit
-def first_b(
+def first_adapter(
     pointers_ptr,
     ranks_ptr,
+    row_slot_ptr,
     block_slots_ptr,
     block,
     part,
@@ -106,14 +111,14 @@ def first_b(
     RANK_BLOCK: tl.constexpr,
     ROW_BLOCK: tl.constexpr,
 ):
-    """The first ranks of B of the first adapter of a block of rows; zeros if there is none.
+    """The first adapter of a block of rows: its slot (-1 for none), rank, address of B, and B's first ranks.
 
     Nothing of it was written by the kernel in front, so it is loaded while that one ends.
     """
-    slot = tl.load(block_slots_ptr + block * ROW_BLOCK)
+    slot = tl.load(row_slot_ptr + block if ROW_BLOCK == 1 else block_slots_ptr + block * ROW_BLOCK)
     rank = tl.load(ranks_ptr + slot * PARTS + part, mask=slot >= 0, other=0)
     address = tl.load(pointers_ptr + (slot * PARTS + part) * 2 + 1, mask=slot >= 0, other=0)
-    return load_b(address, rank, 0, columns, live_columns, like_ptr, RANK_BLOCK)
+    return slot, rank, address, load_b(address, rank, 0, columns, live_columns, like_ptr, RANK_BLOCK)
 
 
 @triton.jit
@@ -142,9 +147,23 @@ def load_low(
 
 
 @triton.jit
+def _add_delta(total, low, b, mine, ROW_BLOCK: tl.constexpr):
+    """``total + low B`` in the rows that are ``mine``."""
+    if ROW_BLOCK == 1:
+        delta = tl.sum(b.to(tl.float32) * low.to(tl.float32), 1)[None, :]
+    else:
+        delta = tl.dot(low, tl.trans(b), input_precision="ieee")
+    # Selected, not summed up with zeros: another row's adapter may hold infinities.
+    return tl.where(mine[:, None], total + delta, total)
+
+
+@triton.jit
 def expand(
     total,
-    loaded_b,
+    slot,
+    rank,
+    address,
+    b,
     low_ptr,
     pointers_ptr,
     ranks_ptr,
@@ -166,45 +185,40 @@ def expand(
 ):
     """Add ``low B`` of the rows' adapters to ``total`` [rows, columns]; ``columns`` count from the part's first.
 
-    The adapters of a block of rows are taken one after the other, each for its rows alone, so B is read once a block;
-    the first one's is there already (:func:`first_b`). ``like_ptr`` points to the compute dtype.
+    The adapters of a block of rows are taken one after the other, each for its rows alone, so B is read once a block.
+    The first one is there already (:func:`first_adapter`), and mostly the only one, of no more than RANK_BLOCK ranks:
+    the loops are for what is left. ``like_ptr`` points to the compute dtype.
     """
     live_rows = rows < num_rows
     slots = tl.load(row_slot_ptr + rows, mask=live_rows, other=-1)
-    for index in range(0, tl.load(block_counts_ptr + block)):
-        slot = tl.load(block_slots_ptr + block * ROW_BLOCK + index)
-        rank = tl.load(ranks_ptr + slot * PARTS + part)
-        mine = live_rows & (slots == slot)
-        delta = tl.zeros_like(total)
-        for start in range(0, rank, RANK_BLOCK):
-            if index == 0 and start == 0:
-                b = loaded_b
-            else:
-                address = tl.load(pointers_ptr + (slot * PARTS + part) * 2 + 1)
-                b = load_b(address, rank, start, columns, live_columns, like_ptr, RANK_BLOCK)
-            low = load_low(
-                low_ptr, max_rank, num_rows, rows, part, start, rank, mine, like_ptr, PARTS, SPLITS, RANK_BLOCK
-            )
-            delta = tl.dot(low, tl.trans(b), delta, input_precision="ieee")
-        # Selected, not summed up with zeros: another row's adapter may hold infinities.
-        total = tl.where(mine[:, None], total + delta, total)
+    mine = (slots == slot) & (slots >= 0)
+    low = load_low(low_ptr, max_rank, num_rows, rows, part, 0, rank, mine, like_ptr, PARTS, SPLITS, RANK_BLOCK)
+    total = _add_delta(total, low, b, mine, ROW_BLOCK)
+    for start in range(RANK_BLOCK, rank, RANK_BLOCK):
+        more = load_b(address, rank, start, columns, live_columns, like_ptr, RANK_BLOCK)
+        low = load_low(low_ptr, max_rank, num_rows, rows, part, start, rank, mine, like_ptr, PARTS, SPLITS, RANK_BLOCK)
+        total = _add_delta(total, low, more, mine, ROW_BLOCK)
+    if ROW_BLOCK > 1:
+        for index in range(1, tl.load(block_counts_ptr + block)):
+            next_slot = tl.load(block_slots_ptr + block * ROW_BLOCK + index)
+            next_rank = tl.load(ranks_ptr + next_slot * PARTS + part)
+            next_address = tl.load(pointers_ptr + (next_slot * PARTS + part) * 2 + 1)
+            mine = slots == next_slot
+            for start in range(0, next_rank, RANK_BLOCK):
+                more = load_b(next_address, next_rank, start, columns, live_columns, like_ptr, RANK_BLOCK)
+                low = load_low(
+                    low_ptr, max_rank, num_rows, rows, part, start, next_rank, mine, like_ptr, PARTS, SPLITS, RANK_BLOCK
+                )
+                total = _add_delta(total, low, more, mine, ROW_BLOCK)
     return total
-
-
-def row_blocks(rows: int) -> int:
-    """Blocks of ROW_BLOCK rows."""
-    return ceil_div(rows, ROW_BLOCK)
-
-
-def empty_like_rows(x: Tensor, rows: int, width: int) -> Tensor:
-    """[rows, width] of x's dtype and device."""
-    return torch.empty(rows, width, dtype=x.dtype, device=x.device)
 
 
 # A kernel at one of the settings it is launched with: name, kernel, signature, constexprs, warps, stages, whether it is
 # for decoding. Kernel files list theirs by ``aot``, so that tests can compile them without a GPU.
 Setting = tuple[str, Any, dict[str, str], dict[str, Any], int, int, bool]
 
+# Up to so many rows are one to a program.
+FEW_ROWS = 4
 DTYPES = ("bf16", "fp16", "fp32")
 
 
@@ -215,9 +229,7 @@ def projected_settings(dtype: str) -> Iterator[tuple[str, dict[str, str], dict[s
     signature = {"sums_ptr": "*fp32", "num_rows": "i32", "width": "i32:16", "max_rank": "i32:16", **pointers}
     for count in (1, 2):
         for lora in (False, True):
-            constexprs = {"SPLITS": count, "PARTS": 3, "HAS_LORA": lora, "ROW_BLOCK": ROW_BLOCK}
-            yield (
-                f"s{count}{'-lora' if lora else ''}",
-                signature,
-                constexprs | {"RANK_BLOCK": rank_block(4 if dtype == "fp32" else 2)},
-            )
+            for block in (1, ROW_BLOCK):
+                constexprs = {"SPLITS": count, "PARTS": 3, "HAS_LORA": lora, "ROW_BLOCK": block}
+                constexprs["RANK_BLOCK"] = rank_block(4 if dtype == "fp32" else 2)
+                yield f"s{count}-r{block}{'-lora' if lora else ''}", signature, constexprs

@@ -58,7 +58,6 @@ def linear_kernel(
     HAS_BIAS: tl.constexpr,
     HAS_LORA: tl.constexpr,
     ITEM: tl.constexpr,
-    PREFETCH: tl.constexpr,
     PDL: tl.constexpr,
 ):
     """One tile of weight rows times all rows of x; see :func:`linear`."""
@@ -94,18 +93,6 @@ def linear_kernel(
     k0 = tl.multiple_of(k0, 16 if EVEN_K else 1)
     w_ptrs = w_ptr + base + offs_n[:, None] * k + (k0 + offs_k)[None, :]
     live_n = offs_n[:, None] < valid_n
-    if PREFETCH > 0:
-        # The weights' first bytes are on their way to L2 while the kernels in front end.
-        lines = tl.arange(0, PREFETCH * BLOCK_K * ITEM // 128) * (128 // ITEM)
-        first = tl.where(live_n & (k0 + lines < k_end)[None, :], offs_n[:, None] * k + (k0 + lines)[None, :], k0)
-        tl.inline_asm_elementwise(
-            "prefetch.global.L2 [$1]; mov.u32 $0, 0;",
-            "=r,l",
-            [(w_ptr + base + first).to(tl.int64)],
-            dtype=tl.int32,
-            is_pure=False,
-            pack=1,
-        )
     if PDL:
         tl.extra.cuda.gdc_wait()
     x_ptrs = x_ptr + rows[:, None] * k + (k0 + offs_k)[None, :]
@@ -163,8 +150,6 @@ class LinearTile:
     warps: int = 4
 
 
-# Steps of the loop whose weights are fetched to L2 before the kernel in front has ended.
-PREFETCH = 4
 # Enough programs for the 108 multiprocessors of an A100 and the 132 of an H100.
 MIN_PROGRAMS = 128
 
@@ -251,7 +236,6 @@ def linear(
         HAS_BIAS=bias is not None,
         HAS_LORA=lora is not None,
         ITEM=x.element_size(),
-        PREFETCH=PREFETCH if pdl else 0,
         num_warps=tile.warps,
         num_stages=tile.stages,
         **pdl_options(pdl),
@@ -271,7 +255,7 @@ def aot() -> Iterator[Setting]:
         for rows in (16, 32, 64):
             tile = linear_tile(rows, 4096, 4096, item)
             for lora in (False, True):
-                flags = {"EVEN_K": True, "HAS_BIAS": False, "HAS_LORA": lora, "ITEM": item, "PREFETCH": 0, "PDL": False}
+                flags = {"EVEN_K": True, "HAS_BIAS": False, "HAS_LORA": lora, "ITEM": item, "PDL": False}
                 sizes = {"ROWS": rows, "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k, "PARTS": 3, "NUM_SUMS": 32}
                 name = f"{dtype}-{rows}{'-lora' if lora else ''}"
                 yield name, linear_kernel, signature, flags | sizes, tile.warps, tile.stages, True

@@ -14,19 +14,20 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from alorakit.kernels.lora_rows import ROW_BLOCK, Projected
+from alorakit.kernels.lora_rows import Projected
 from alorakit.kernels.triton_launch import (
     DTYPES,
     Setting,
+    ceil_div,
     expand,
-    first_b,
+    first_adapter,
     load_projected,
     next_power_of_2,
     pdl_options,
     projected_args,
     projected_settings,
     rank_block,
-    row_blocks,
+    row_block,
     warps_for,
 )
 
@@ -90,9 +91,10 @@ def rope_kv_write_kernel(
     slots = tl.load(slots_ptr + rows, mask=live_rows, other=-1).to(tl.int64)
     if HAS_LORA:
         column = (head - first_head) * dim
-        low_b = first_b(
+        low_slot, low_rank, low_address, low_b = first_adapter(
             pointers_ptr,
             ranks_ptr,
+            row_slot_ptr,
             block_slots_ptr,
             block,
             part,
@@ -103,9 +105,10 @@ def rope_kv_write_kernel(
             RANK_BLOCK,
             ROW_BLOCK,
         )
-        high_b = first_b(
+        high_slot, high_rank, high_address, high_b = first_adapter(
             pointers_ptr,
             ranks_ptr,
+            row_slot_ptr,
             block_slots_ptr,
             block,
             part,
@@ -123,6 +126,9 @@ def rope_kv_write_kernel(
     if HAS_LORA:
         low_half = expand(
             low_half,
+            low_slot,
+            low_rank,
+            low_address,
             low_b,
             low_ptr,
             pointers_ptr,
@@ -145,6 +151,9 @@ def rope_kv_write_kernel(
         )
         high_half = expand(
             high_half,
+            high_slot,
+            high_rank,
+            high_address,
             high_b,
             low_ptr,
             pointers_ptr,
@@ -229,7 +238,7 @@ def rope_kv_write(
     _, num_kv_heads, num_slots, dim = cache.shape
     q = torch.empty(rows, num_heads, dim, dtype=cache.dtype, device=cache.device)
     q_norm, k_norm = qk_norm or (rotary.cos, rotary.cos)
-    rope_kv_write_kernel[(row_blocks(rows), num_heads + 2 * num_kv_heads)](
+    rope_kv_write_kernel[(ceil_div(rows, row_block(rows)), num_heads + 2 * num_kv_heads)](
         q_ptr=q,
         cache_ptr=cache,
         positions_ptr=positions,
@@ -245,7 +254,6 @@ def rope_kv_write(
         half=dim // 2,
         HAS_NORM=qk_norm is not None,
         HALF=next_power_of_2(dim // 2),
-        ROW_BLOCK=ROW_BLOCK,
         RANK_BLOCK=rank_block(cache.element_size()),
         **warps_for(dim, cache.element_size()),
         **projected_args(projected),

@@ -9,23 +9,23 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from alorakit.kernels.lora_rows import ROW_BLOCK, Projected
+from alorakit.kernels.lora_rows import Projected
 from alorakit.kernels.triton_launch import (
     DTYPES,
     Setting,
     ceil_div,
     expand,
-    first_b,
+    first_adapter,
     load_projected,
     pdl_options,
     projected_args,
     projected_settings,
     rank_block,
-    row_blocks,
+    row_block,
     warps_for,
 )
 
-BLOCK_BYTES = 256
+BLOCK_BYTES = 128
 
 
 @triton.jit
@@ -59,9 +59,10 @@ def silu_mul_kernel(
     live_columns = columns < inter
     live = (rows < num_rows)[:, None] & live_columns[None, :]
     if HAS_LORA:
-        gate_b = first_b(
+        gate_slot, gate_rank, gate_address, gate_b = first_adapter(
             pointers_ptr,
             ranks_ptr,
+            row_slot_ptr,
             block_slots_ptr,
             block,
             0,
@@ -72,9 +73,10 @@ def silu_mul_kernel(
             RANK_BLOCK,
             ROW_BLOCK,
         )
-        up_b = first_b(
+        up_slot, up_rank, up_address, up_b = first_adapter(
             pointers_ptr,
             ranks_ptr,
+            row_slot_ptr,
             block_slots_ptr,
             block,
             1,
@@ -92,6 +94,9 @@ def silu_mul_kernel(
     if HAS_LORA:
         gate = expand(
             gate,
+            gate_slot,
+            gate_rank,
+            gate_address,
             gate_b,
             low_ptr,
             pointers_ptr,
@@ -114,6 +119,9 @@ def silu_mul_kernel(
         )
         up = expand(
             up,
+            up_slot,
+            up_rank,
+            up_address,
             up_b,
             low_ptr,
             pointers_ptr,
@@ -153,9 +161,8 @@ def silu_mul(projected: Projected, dtype: torch.dtype, pdl: bool = False) -> Ten
     _, rows, width = projected.sums.shape
     out = torch.empty(rows, width // 2, dtype=dtype, device=projected.sums.device)
     columns = BLOCK_BYTES // dtype.itemsize
-    silu_mul_kernel[(row_blocks(rows), ceil_div(width // 2, columns))](
+    silu_mul_kernel[(ceil_div(rows, row_block(rows)), ceil_div(width // 2, columns))](
         out_ptr=out,
-        ROW_BLOCK=ROW_BLOCK,
         BLOCK_COLUMNS=columns,
         RANK_BLOCK=rank_block(out.element_size()),
         **warps_for(2 * columns, out.element_size()),
