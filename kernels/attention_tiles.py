@@ -22,10 +22,10 @@ TILE_CLASSES: tuple[TileClass, ...] = get_args(TileClass)  # from the smallest t
 ITEM_FIELDS = 6
 
 # (tile class, bytes of an element) -> for padded head_dim up to 64, 128, 256: (BLOCK_M, BLOCK_N, warps, stages).
-# Chosen for Hopper (227 KB of shared memory) within what sm_80 has (163 KB), without register spills on sm_90 at any
-# and on sm_80 at the decode tiles. Decode and suffix tiles leave room for two programs or more on an SM: one loads
-# while the other computes. 16-bit tiles of 64 rows and more are wgmma's, 64 rows for each four warps; heads of 256 take
-# eight warps for 64 rows, which share the columns. float32 is there for exactness (no tensor cores), not for speed.
+# Chosen for Hopper (227 KB of shared memory) within what sm_80 has (163 KB), without register spills on either.
+# Decode tiles, and suffix tiles up to 128, leave room for two programs on an SM: one loads while the other computes.
+# 16-bit tiles of 64 rows and more are wgmma's, 64 rows for each four warps; heads of 256 take eight warps for 64 rows,
+# which share the columns. float32 is there for exactness (no tensor cores), not for speed.
 _SIZES: dict[tuple[TileClass, int], tuple[tuple[int, int, int, int], ...]] = {
     ("decode", 2): ((16, 64, 4, 4), (16, 64, 4, 3), (16, 32, 8, 3)),
     ("suffix", 2): ((64, 64, 4, 3), (64, 64, 4, 2), (64, 32, 8, 3)),
