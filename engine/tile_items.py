@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.int32]
 
 # Units are split until items x KV heads make so many programs per SM: as many as run at once, where tiles are small.
+# Of the largest tiles one fills an SM.
 PROGRAMS_PER_SM = 2
 # Fewer keys than this are not worth a partial result and its merging; a multiple of every tile's step.
 MIN_SPLIT = 128

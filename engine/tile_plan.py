@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from alorakit.engine.rows import PlacedEntry
 from alorakit.engine.shared_prefixes import SharedPrefix, shared_prefixes
-from alorakit.engine.tile_items import Units, number_partials, programs_per_head, work_list
+from alorakit.engine.tile_items import PROGRAMS_PER_SM, Units, number_partials, programs_per_head, work_list
 from alorakit.kernels.ops import TILE_CLASSES, Tile, TileClass, TilePlan
 
 Array = NDArray[np.int32]
@@ -109,7 +109,10 @@ class TilePlanner:
         units = self._own_units(kv, visible, first, count, begin, table_starts)
         if prefixes:
             units = self._with_prefixes(units, prefixes, placed, blocks, tile_rows)
-        items, q_rows = work_list(units, tile.block_n, programs_per_head(self.num_sms, self.num_kv_heads))
+        programs = programs_per_head(self.num_sms, self.num_kv_heads)
+        if tile_class == TILE_CLASSES[-1]:
+            programs = max(1, programs // PROGRAMS_PER_SM)
+        items, q_rows = work_list(units, tile.block_n, programs)
         q_parts, row_parts, num_parts = number_partials(q_rows, num_rows)
         tables = np.frombuffer(blocks, np.int32)
         return TilePlan(tile_class, items, q_rows, q_parts, tables, visible, row_parts, num_parts)
