@@ -88,7 +88,7 @@ def test_a_product_and_its_expand(rows, splits, pdl, dtype):
     projected = linear(x, weight, lora=adapters.lora(slots, 128), tile=LinearTile(32, 32, splits, 3), pdl=pdl)
     segments = [(row, row + 1, slot) for row, slot in enumerate(slots) if slot is not None]
     base = x.float() @ weight.float().T
-    delta = reference.lora_table_delta(base, x.float(), adapters.pairs, [WIDTH], segments)
+    delta = reference.lora_table_delta(base, x, adapters.pairs, [WIDTH], segments)
     check_add(dtype, projected, delta, pdl=pdl)
 
 
