@@ -32,7 +32,7 @@ def place(values: Tensor) -> Tensor:
 
 
 class Adapters:
-    """Random weights, each between NaNs, and the table of their addresses.
+    """Random weights, each between NaNs, and the table of their addresses: they are there as long as this is.
 
     Attributes:
         pairs: [slot][part], A [rank, in] and B [out, rank], or None: as the reference takes them.

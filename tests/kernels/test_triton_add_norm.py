@@ -59,6 +59,7 @@ def test_widths(rows, width, dtype):
     check_add(dtype, *projection(rows, width, 2))
 
 
+@pytest.mark.filterwarnings("ignore:(invalid value|overflow) encountered")
 @DTYPES
 @pytest.mark.parametrize("which", ["low", "b"])
 def test_infinities_stay_in_their_rows(which, dtype):

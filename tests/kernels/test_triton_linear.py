@@ -119,6 +119,7 @@ def test_rows_without_adapters(slots, dtype):
     check(dtype, 19, 40, 64, adapters=adapters, slots=slots, max_rank=64)
 
 
+@pytest.mark.filterwarnings("ignore:(invalid value|overflow) encountered")
 @DTYPES
 def test_infinities_stay_in_their_rows(dtype):
     adapters = Adapters([(8,), (20,), (8,)], (40,), 64, dtype, rank_step=8)

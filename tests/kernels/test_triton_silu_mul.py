@@ -43,7 +43,8 @@ def test_adapters_of_mixed_ranks(rows, popularity, dtype):
 def test_ranks_splits_and_absent_parts(rank, splits, dtype):
     slots = [None] * 16 + [0, 3, None, 2, 1]
     max_rank = next(size for size in (64, 128, 256) if size >= rank)
-    check(dtype, *projection(21, 2 * INTER, splits, widened(rank, INTER, dtype), slots, max_rank))
+    adapters = widened(rank, INTER, dtype)
+    check(dtype, *projection(21, 2 * INTER, splits, adapters, slots, max_rank))
 
 
 @DTYPES
@@ -51,17 +52,19 @@ def test_ranks_splits_and_absent_parts(rank, splits, dtype):
 def test_rows(rows, dtype):
     """Of many rows, the sums are the matrix library's product, in the compute dtype."""
     check(dtype, *projection(rows, 2 * INTER, dtype=dtype))
-    slots = [(None, 0, 1, 2)[row % 4] for row in range(rows)]
-    check(dtype, *projection(rows, 2 * INTER, 1, widened(8, INTER, dtype), slots))
+    slots, adapters = [(None, 0, 1, 2)[row % 4] for row in range(rows)], widened(8, INTER, dtype)
+    check(dtype, *projection(rows, 2 * INTER, 1, adapters, slots))
 
 
 @DTYPES
 @pytest.mark.parametrize("inter", [1, 63, 64, 65, 128, 200], ids="inter{}".format)
 def test_widths(inter, dtype):
     check(dtype, *projection(17, 2 * inter, 2))
-    check(dtype, *projection(17, 2 * inter, 1, widened(4, inter, dtype), [0, 1, 2] * 5 + [None, 0]))
+    adapters = widened(4, inter, dtype)
+    check(dtype, *projection(17, 2 * inter, 1, adapters, [0, 1, 2] * 5 + [None, 0]))
 
 
+@pytest.mark.filterwarnings("ignore:(invalid value|overflow) encountered")
 @DTYPES
 @pytest.mark.parametrize("which", ["low", "gate", "up"])
 def test_infinities_stay_in_their_rows(which, dtype):
@@ -93,6 +96,7 @@ def test_a_product_and_its_expand(rows, splits, pdl, dtype):
     check(dtype, projected, gate_up, pdl)
 
 
+@pytest.mark.filterwarnings("ignore:(invalid value|overflow) encountered")
 @DTYPES
 def test_extremes(dtype):
     """Gates for which the sigmoid is 0 or 1."""
