@@ -78,6 +78,84 @@ def lora_table_delta(
     return total.to(out.dtype)
 
 
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, sums: Tensor | None = None, eps: float = 0.0
+) -> Tensor:
+    """``x W^T + bias`` in float32; with ``sums`` [rows, parts] of squares, rows are divided by their rms beforehand.
+
+    A row's ``A x`` is the same with its adapter's A [rank, in] for W.
+    """
+    x32 = x.float()
+    if sums is not None:
+        x32 = x32 * torch.rsqrt(sums.sum(-1, keepdim=True) / x.shape[1] + eps)
+    product = x32 @ weight.float().T
+    return product if bias is None else product + bias.float()
+
+
+def projected(
+    sums: Tensor,
+    low: Tensor | None = None,
+    adapters: Sequence[Sequence[tuple[Tensor, Tensor] | None]] = (),
+    widths: Sequence[int] = (),
+    row_slots: Sequence[int | None] = (),
+) -> Tensor:
+    """``sums`` [splits, rows, out] summed in float32, plus ``B low`` of each row's adapter, part by part.
+
+    ``adapters[slot][part]`` is (A, B) or None; ``low`` [splits, rows, parts, rank] is summed, then rounded to the
+    compute dtype.
+    """
+    total = sums.float().sum(0)
+    if low is None:
+        return total
+    for row, slot in enumerate(row_slots):
+        if slot is None:
+            continue
+        for part, (pair, columns) in enumerate(zip(adapters[slot], total[row].split(list(widths)), strict=True)):
+            if pair is not None:
+                b = pair[1]
+                columns += b.float() @ low[:, row, part, : b.shape[1]].sum(0).to(b.dtype).float()
+    return total
+
+
+def add_norm(x: Tensor, delta: Tensor, weight: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    """``x + scale * delta``, that times ``weight``, and its sum of squares [rows]."""
+    total = (x.float() + scale * delta.float()).to(x.dtype)
+    total32 = total.float()
+    return total, (total32 * weight.float()).to(x.dtype), total32.pow(2).sum(-1)
+
+
+def add_rms_norm(
+    x: Tensor, delta: Tensor | None, weight: Tensor, eps: float, scale: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """``x + scale * delta``, and its norm."""
+    total = x if delta is None else (x.float() + scale * delta.float()).to(x.dtype)
+    return total, rms_norm(total, weight, eps)
+
+
+def rope_kv_write(
+    qkv: Tensor,
+    cache: Tensor,
+    positions: Tensor,
+    slots: Sequence[int],
+    cos: Tensor,
+    sin: Tensor,
+    num_heads: int,
+    qk_norm: tuple[Tensor, Tensor] | None = None,
+    eps: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Rotated (and normed) queries, and ``cache`` [2, kv_heads, num_slots, dim] with the rows of ``slots`` >= 0."""
+    _, num_kv_heads, _, dim = cache.shape
+    q, k, v = qkv.unflatten(1, (-1, dim)).split([num_heads, num_kv_heads, num_kv_heads], 1)
+    if qk_norm is not None:
+        q, k = rms_norm(q, qk_norm[0], eps), rms_norm(k, qk_norm[1], eps)
+    q, k = (rope(heads, cos[positions, None], sin[positions, None]) for heads in (q, k))
+    cache = cache.clone()
+    for row, slot in enumerate(slots):
+        if slot >= 0:
+            cache[0, :, slot], cache[1, :, slot] = k[row], v[row]
+    return q.to(cache.dtype), cache
+
+
 def lora_linear(
     out: Tensor, x: Tensor, a: Tensor, b: Sequence[Tensor | None], widths: Sequence[int], scale: float
 ) -> Tensor:

@@ -5,43 +5,12 @@ import pytest
 import torch
 
 from alorakit.kernels import reference, triton_lora_delta
-from alorakit.kernels.lora_table import LoraTable, lora_block_m, lora_tiles
+from alorakit.kernels.lora_table import lora_block_m, lora_tiles
 
+from .adapters import POPULARITY, RANKS, Adapters
 from .devices import DEVICE, DTYPES, ROWS, close, poisoned, randn
 
 WIDTHS = (80, 48, 48)
-RANKS = (1, 8, 16, 33, 64, 32, 4)
-NUM_SLOTS = len(RANKS)
-
-
-class Adapters:
-    """Random weights, each between NaNs, and the table of their addresses; ``ranks`` [slot][part], 0 = absent."""
-
-    def __init__(self, ranks, widths, in_features, dtype):
-        self.keep, self.pairs = [], []
-        pointers = torch.zeros(len(ranks), len(widths), 2, dtype=torch.int64)
-        for slot, parts in enumerate(ranks):
-            self.pairs.append([])
-            for part, (rank, width) in enumerate(zip(parts, widths, strict=True)):
-                if rank == 0:
-                    self.pairs[-1].append(None)
-                    continue
-                pair = (
-                    self.place(randn(rank, in_features, dtype=dtype, scale=in_features**-0.5)),
-                    self.place(randn(width, rank, dtype=dtype, scale=rank**-0.5)),
-                )
-                self.pairs[-1].append(pair)
-                pointers[slot, part] = torch.tensor([weight.data_ptr() for weight in pair])
-        ranks = torch.tensor(ranks, dtype=torch.int32, device=DEVICE)
-        self.table = LoraTable(pointers.to(DEVICE), ranks, tuple(widths))
-        self.max_rank = max(1, int(ranks.max()))
-
-    def place(self, weight):
-        """A copy at a multiple of 256 bytes."""
-        memory = poisoned(weight.numel() + 1024, dtype=weight.dtype)
-        first = 256 + -(memory.data_ptr() // memory.element_size()) % 256
-        self.keep.append(memory)
-        return memory[first : first + weight.numel()].view(weight.shape).copy_(weight)
 
 
 def check(adapters, in_features, rows, segments, dtype, block_m=None, max_rank=None):
@@ -72,15 +41,6 @@ def check(adapters, in_features, rows, segments, dtype, block_m=None, max_rank=N
 def rows_of(slots):
     """One segment of one row for each slot that is not None."""
     return [(row, row + 1, slot) for row, slot in enumerate(slots) if slot is not None]
-
-
-POPULARITY = {
-    "same": lambda rows: [3] * rows,
-    "distinct": lambda rows: [row % NUM_SLOTS for row in range(rows)],
-    "skewed": lambda rows: [min(NUM_SLOTS - 1, (row * 7919 % 64 + 1).bit_length() - 1) for row in range(rows)],
-    "some": lambda rows: [None if row % 3 == 1 else (5, 1)[row % 2] for row in range(rows)],
-    "last": lambda rows: [None] * (rows - 1) + [6],
-}
 
 
 @DTYPES
