@@ -26,11 +26,13 @@ class LoraShape:
     Attributes:
         projections: Fused projections that any of them adapts.
         max_rank: Room for ranks.
+        groups: Room for distinct adapters, a power of two; 0 for many rows, which do not ask.
         block_m: Rows of a tile; 0 for few rows, which have no tiles.
     """
 
     projections: tuple[str, ...]
     max_rank: int
+    groups: int
     block_m: int
 
 
@@ -112,7 +114,7 @@ def _few_rows(rows: Rows, slots: AdapterSlots) -> tuple[LoraShape, dict[str, Arr
         block_slots[block, : len(distinct)] = distinct
         block_counts[block] = len(distinct)
     groups = np.array(sorted({*row_slot.tolist()} - {-1}), np.int32)
-    shape = _shape(rows, slots, 0)
+    shape = _shape(rows, slots, 1 << (len(groups) - 1).bit_length(), 0)
     names = {"row_slot": row_slot, "groups": groups, "block_counts": block_counts, "block_slots": block_slots}
     return shape, names
 
@@ -121,12 +123,12 @@ def _many_rows(rows: Rows, slots: AdapterSlots) -> tuple[LoraShape, dict[str, Ar
     """Tiles of adapted rows."""
     segments = [(start, end, slots.table_entry(adapter).slot) for start, end, adapter in rows.segments]
     block_m = ops.lora_block_m(segments)
-    return _shape(rows, slots, block_m), {"lora_tiles": ops.lora_tiles(segments, block_m)}
+    return _shape(rows, slots, 0, block_m), {"lora_tiles": ops.lora_tiles(segments, block_m)}
 
 
-def _shape(rows: Rows, slots: AdapterSlots, block_m: int) -> LoraShape:
+def _shape(rows: Rows, slots: AdapterSlots, groups: int, block_m: int) -> LoraShape:
     adapters: dict[str, Adapter] = {adapter.info.digest: adapter for _, _, adapter in rows.segments}
     entries = [slots.table_entry(adapter) for adapter in adapters.values()]
     projections = tuple(name for name in FUSED if any(name in entry.projections for entry in entries))
     rank = max(entry.rank for entry in entries)
-    return LoraShape(projections, next(size for size in RANK_CLASSES if size >= rank), block_m)
+    return LoraShape(projections, next(size for size in RANK_CLASSES if size >= rank), groups, block_m)

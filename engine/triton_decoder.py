@@ -99,16 +99,15 @@ class Products(Protocol):
 class FewRows:
     """Products that read each weight once; norms, shrink and expand ride along."""
 
-    def __init__(self, model: Decoder, lora: LoraStep | None, pdl: bool, logits: Tensor) -> None:
+    def __init__(self, model: Decoder, lora: LoraStep | None, logits: Tensor) -> None:
         """For one pass of ``model``.
 
         Args:
             model: Whose products they are.
             lora: The step's adapters.
-            pdl: See ``ops.fused.linear``.
             logits: float32 [at least rows, vocab_size], to be overwritten.
         """
-        self._model, self._cfg, self._lora, self._pdl, self._logits = model, model.config, lora, pdl, logits
+        self._model, self._cfg, self._lora, self._logits = model, model.config, lora, logits
 
     def embed(self, ids: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """See :class:`Products`."""
@@ -116,7 +115,7 @@ class FewRows:
 
     def add(self, x: Tensor, delta: Projected, weight: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """See :class:`Products`."""
-        return ops.fused.add_norm(x, delta, weight, self._cfg.residual_multiplier, self._pdl)
+        return ops.fused.add_norm(x, delta, weight, self._cfg.residual_multiplier)
 
     def project(self, layer: int, name: str, linear: Linear, h: Tensor, sums: Tensor | None) -> Projected:
         """See :class:`Products`."""
@@ -124,14 +123,14 @@ class FewRows:
         if self._lora is not None and name in self._lora.tables:
             assert isinstance(self._lora.rows, LoraRows)
             lora = Lora(self._lora.tables[name][layer], self._lora.rows)
-        return ops.fused.linear(h, linear.weight, linear.bias, sums, self._cfg.rms_norm_eps, lora, pdl=self._pdl)
+        return ops.fused.linear(h, linear.weight, linear.bias, sums, self._cfg.rms_norm_eps, lora)
 
     def logits(self, h: Tensor, sums: Tensor | None, rows: Tensor | None) -> tuple[Tensor, Tensor]:
         """See :class:`Products`; always of all rows, as the weights are what takes time."""
         head = self._model.lm_head
         eps = self._cfg.rms_norm_eps
         out = self._logits[: len(h)]
-        parts = ops.fused.linear(h, head.weight, head.bias, sums, eps, pdl=self._pdl, out=out).sums
+        parts = ops.fused.linear(h, head.weight, head.bias, sums, eps, out=out).sums
         if len(parts) > 1:
             torch.sum(parts, 0, out=out)
         if self._cfg.logits_divisor != 1.0:
@@ -176,7 +175,7 @@ class ManyRows:
 
 
 def forward(
-    model: Decoder, cache: Tensor, block_size: int, step: StepTensors, products: Products, pdl: bool
+    model: Decoder, cache: Tensor, block_size: int, step: StepTensors, products: Products
 ) -> tuple[Tensor, Tensor]:
     """Run all layers over a step's rows.
 
@@ -186,7 +185,6 @@ def forward(
         block_size: Slots in a block.
         step: What the rows are.
         products: :class:`FewRows` or :class:`ManyRows`.
-        pdl: See ``ops.fused.linear``.
 
     Returns:
         Logits float32 [n, vocab_size] of the wanted rows, and bool [rows + n]: which rows of hidden states, then of
@@ -203,18 +201,16 @@ def forward(
     for index, layer in enumerate(layers):
         qkv = products.project(index, "qkv", layer.qkv, h, sums)
         q = fused.rope_kv_write(
-            qkv, cache[index], step.positions, step.slots, rotary, cfg.num_heads, layer.qk_norm, cfg.rms_norm_eps, pdl
+            qkv, cache[index], step.positions, step.slots, rotary, cfg.num_heads, layer.qk_norm, cfg.rms_norm_eps
         )
         attention = step.attention[cfg.sliding_windows[index]]
         merge = attention.num_parts > 0
         scale = cfg.attention_scale
-        fused.paged_attention(
-            a, q, cache[index], attention.work, partials, attention.tile, block_size, scale, merge, pdl
-        )
+        fused.paged_attention(a, q, cache[index], attention.work, partials, attention.tile, block_size, scale, merge)
         o = products.project(index, "o", layer.o, a, None)
         x, h, sums = products.add(x, o, layer.post_norm)
         gate_up = products.project(index, "gate_up", layer.gate_up, h, sums)
-        h = fused.silu_mul(gate_up, cache.dtype, pdl)
+        h = fused.silu_mul(gate_up, cache.dtype)
         down = products.project(index, "down", layer.down, h, None)
         following = layers[index + 1].input_norm if index + 1 < len(layers) else model.final_norm
         x, h, sums = products.add(x, down, following)

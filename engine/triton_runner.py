@@ -87,10 +87,9 @@ class TritonRunner:
         self.graphs = GraphPool.on(model.device, cuda_graphs)
         cfg, device = model.config, model.device
         self._windows = sorted(set(cfg.sliding_windows), key=lambda window: window or 0)
-        self._num_sms, self._pdl = 8, False
+        self._num_sms = 8
         if device.type == "cuda":
             self._num_sms = torch.cuda.get_device_properties(device).multi_processor_count
-            self._pdl = torch.cuda.get_device_capability(device) >= (9, 0)
         shape = (cache.block_size, cfg.num_heads, cfg.num_kv_heads, cfg.head_dim, model.dtype.itemsize, self._num_sms)
         self._planners = [TilePlanner(window, *shape) for window in self._windows]
         self._table_blocks = -(-max_model_len // cache.block_size)
@@ -164,7 +163,7 @@ class TritonRunner:
             sizes[name] = (rows,)
         if shape.lora is not None:
             blocks = -(-rows // ROW_BLOCK)
-            sizes |= {"row_slot": (rows,), "groups": (min(rows, self._slots.max_adapters),)}
+            sizes |= {"row_slot": (rows,), "groups": (shape.lora.groups,)}
             sizes |= {"block_counts": (blocks,), "block_slots": (blocks, ROW_BLOCK)}
         fills = dict.fromkeys({"slots", "row_slot", "groups", "block_slots"} & sizes.keys(), -1)
         tiles = []
@@ -178,11 +177,11 @@ class TritonRunner:
             tiles.append((tile_class, parts if merge else 0))
         buffer = StepBuffer(sizes, fills, self.model.device)
         step = self._tensors(buffer.views, tiles, shape.lora, None)
-        products = FewRows(self.model, step.lora, self._pdl, self._logits)
+        products = FewRows(self.model, step.lora, self._logits)
         return CapturedStep(buffer, lambda: self._forward(step, products), self.graphs)
 
     def _forward(self, step: StepTensors, products: Products) -> tuple[Tensor, Tensor]:
-        return forward(self.model, self.cache.data, self.cache.block_size, step, products, self._pdl)
+        return forward(self.model, self.cache.data, self.cache.block_size, step, products)
 
     def _tensors(
         self,

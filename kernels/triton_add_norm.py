@@ -24,10 +24,12 @@ from alorakit.kernels.triton_launch import (
     Setting,
     ceil_div,
     expand,
-    first_adapter,
+    first_slot,
+    load_b,
+    load_low,
     load_projected,
+    look_up,
     next_power_of_2,
-    pdl_options,
     projected_args,
     projected_settings,
     rank_block,
@@ -63,46 +65,34 @@ def add_norm_kernel(
     ROW_BLOCK: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
     RANK_BLOCK: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """A block of rows and columns; see :func:`add_norm`."""
-    if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
     block = tl.program_id(0)
     rows = block * ROW_BLOCK + tl.arange(0, ROW_BLOCK)
     columns = tl.program_id(1) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
     live_columns = columns < width
     live = (rows < num_rows)[:, None] & live_columns[None, :]
     weight = tl.load(weight_ptr + columns, mask=live_columns, other=0.0).to(tl.float32)
-    if HAS_LORA:
-        slot, rank, address, b = first_adapter(
-            pointers_ptr,
-            ranks_ptr,
-            row_slot_ptr,
-            block_slots_ptr,
-            block,
-            0,
-            columns,
-            live_columns,
-            x_ptr,
-            PARTS,
-            RANK_BLOCK,
-            ROW_BLOCK,
-        )
-    if PDL:
-        tl.extra.cuda.gdc_wait()
+    at = rows.to(tl.int64)[:, None] * width + columns[None, :]
+    x = tl.load(x_ptr + at, mask=live, other=0.0).to(tl.float32)
     delta = load_projected(sums_ptr, num_rows, width, rows, columns, live, SPLITS)
     if HAS_LORA:
+        slots_of_rows = tl.load(row_slot_ptr + rows, mask=rows < num_rows, other=-1)
+        low = load_low(low_ptr, max_rank, num_rows, rows, 0, 0, PARTS, SPLITS, RANK_BLOCK)
+        slot = first_slot(row_slot_ptr, block_slots_ptr, block, ROW_BLOCK)
+        rank, address = look_up(pointers_ptr, ranks_ptr, slot, 0, PARTS)
+        b = load_b(address, rank, 0, columns, live_columns, x_ptr, RANK_BLOCK)
         delta = expand(
             delta,
+            low,
+            b,
             slot,
             rank,
             address,
-            b,
+            slots_of_rows,
             low_ptr,
             pointers_ptr,
             ranks_ptr,
-            row_slot_ptr,
             block_slots_ptr,
             block_counts_ptr,
             max_rank,
@@ -118,9 +108,7 @@ def add_norm_kernel(
             RANK_BLOCK,
             ROW_BLOCK,
         )
-    at = rows.to(tl.int64)[:, None] * width + columns[None, :]
-    x = tl.load(x_ptr + at, mask=live, other=0.0).to(tl.float32) + scale * delta
-    x = x.to(out_ptr.dtype.element_ty)
+    x = (x + scale * delta).to(out_ptr.dtype.element_ty)
     tl.store(out_ptr + at, x, mask=live)
     x = x.to(tl.float32)
     tl.store(h_ptr + at, (x * weight[None, :]).to(h_ptr.dtype.element_ty), mask=live)
@@ -141,16 +129,12 @@ def embed_norm_kernel(
     num_squares,
     ROW_BLOCK: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """The same for the rows' embeddings; see :func:`embed_norm`."""
     rows = tl.program_id(0) * ROW_BLOCK + tl.arange(0, ROW_BLOCK)
     columns = tl.program_id(1) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
     live_columns = columns < width
     live = (rows < num_rows)[:, None] & live_columns[None, :]
-    if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
     ids = tl.load(ids_ptr + rows, mask=rows < num_rows, other=0).to(tl.int64)
     x = tl.load(embedding_ptr + ids[:, None] * width + columns[None, :], mask=live, other=0.0).to(tl.float32) * scale
     x = x.to(out_ptr.dtype.element_ty)
@@ -162,9 +146,7 @@ def embed_norm_kernel(
     tl.store(squares_ptr + rows * num_squares + tl.program_id(1), tl.sum(x * x, 1), mask=rows < num_rows)
 
 
-def add_norm(
-    x: Tensor, projected: Projected, weight: Tensor, scale: float = 1.0, pdl: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
+def add_norm(x: Tensor, projected: Projected, weight: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
     """Add a projection to the residual stream and prepare its norm.
 
     Args:
@@ -172,7 +154,6 @@ def add_norm(
         projected: [splits, rows, hidden] and its adapters' deltas.
         weight: [hidden], the norm's.
         scale: Factor of the projection (``residual_multiplier``).
-        pdl: See :func:`alorakit.kernels.triton_linear.linear`.
 
     Returns:
         x, h [rows, hidden] in x's dtype, and float32 [rows, a power of two] partial sums of squares.
@@ -190,14 +171,11 @@ def add_norm(
         RANK_BLOCK=rank_block(x.element_size()),
         **warps_for(BLOCK_COLUMNS, x.element_size()),
         **projected_args(projected),
-        **pdl_options(pdl),
     )
     return out, h, squares
 
 
-def embed_norm(
-    ids: Tensor, embedding: Tensor, weight: Tensor, scale: float = 1.0, pdl: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
+def embed_norm(ids: Tensor, embedding: Tensor, weight: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
     """:func:`add_norm` of nothing but ``scale * embedding[ids]``; ids int32 or int64 [rows]."""
     rows, hidden = ids.shape[0], embedding.shape[1]
     out, h, squares = _outputs(embedding, rows, hidden)
@@ -214,7 +192,6 @@ def embed_norm(
         squares.shape[1],
         ROW_BLOCK=row_block(rows),
         BLOCK_COLUMNS=BLOCK_COLUMNS,
-        **pdl_options(pdl),
     )
     return out, h, squares
 
@@ -233,10 +210,10 @@ def aot() -> Iterator[Setting]:
         for name, signature, constexprs in projected_settings(dtype):
             options = warps_for(BLOCK_COLUMNS, 4 if dtype == "fp32" else 2)
             warps = options.pop("num_warps")
-            flags = constexprs | {"BLOCK_COLUMNS": BLOCK_COLUMNS, "PDL": False, "PARTS": 1} | options
+            flags = constexprs | {"BLOCK_COLUMNS": BLOCK_COLUMNS, "PARTS": 1} | options
             yield f"{dtype}-{name}", add_norm_kernel, own | signature, flags, warps, 3, True
         names = {"embedding_ptr", "weight_ptr", "out_ptr", "h_ptr"}
         signature = dict.fromkeys(names, f"*{dtype}") | {"ids_ptr": "*i32", "squares_ptr": "*fp32", "scale": "fp32"}
         signature |= {"num_rows": "i32", "width": "i32:16", "num_squares": "i32"}
-        flags = {"ROW_BLOCK": 16, "BLOCK_COLUMNS": BLOCK_COLUMNS, "PDL": False}
+        flags = {"ROW_BLOCK": 16, "BLOCK_COLUMNS": BLOCK_COLUMNS}
         yield f"embed-{dtype}", embed_norm_kernel, signature, flags, 4, 3, True

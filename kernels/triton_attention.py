@@ -91,11 +91,9 @@ def _attend_keys(
 def attend_items(
     q, cache, out, part_out, part_lse, items, q_rows, q_parts, tables, visible, num_slots, q_stride, scale,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, PADDED: tl.constexpr, FIELDS: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_SIZE: tl.constexpr, PDL: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_SIZE: tl.constexpr,
 ):  # fmt: skip
     """One item, one KV head; see :func:`paged_attention`. ``scale`` includes log2(e)."""
-    if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
     item = items + tl.program_id(0) * FIELDS
     q_count = tl.load(item + 1)
     q_start = tl.load(item)
@@ -111,8 +109,6 @@ def attend_items(
     head = kv_head * GROUP + t % GROUP
     d = tl.arange(0, PADDED)
     row = tl.load(q_rows + q_start + t // GROUP, mask=live, other=0).to(tl.int64)
-    if PDL:
-        tl.extra.cuda.gdc_wait()  # by idle programs too: a kernel that did not wait would end before those in front
     if q_count == 0:
         return
     store = live[:, None] & (d < DIM)[None, :]
@@ -161,17 +157,13 @@ def attend_items(
 @triton.jit(do_not_specialize_on_alignment=METADATA[-1:])
 def merge_partials(
     out, part_out, part_lse, row_parts,
-    HEADS: tl.constexpr, DIM: tl.constexpr, PADDED: tl.constexpr, PARTS: tl.constexpr, PDL: tl.constexpr,
+    HEADS: tl.constexpr, DIM: tl.constexpr, PADDED: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
     """One row, one head: the partials' mean, weighted by 2 to the power of their base-2 log-sum-exp."""
-    if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
     row = tl.program_id(0)
     head = tl.program_id(1)
     first = tl.load(row_parts + row * 2)
     count = tl.load(row_parts + row * 2 + 1)
-    if PDL:
-        tl.extra.cuda.gdc_wait()
     if count == 0:
         return
     d = tl.arange(0, PADDED)
@@ -229,7 +221,6 @@ def paged_attention(
     block_size: int,
     scale: float,
     merge: bool = True,
-    pdl: bool = False,
 ) -> None:
     """Softmax attention of a batch's rows over one layer's paged cache; two launches, no host sync.
 
@@ -243,23 +234,20 @@ def paged_attention(
         block_size: Slots in a block.
         scale: Multiplies the scores; positive.
         merge: False leaves out the second launch: right only if the plan has no partials.
-        pdl: Programmatic dependent launch (sm_90 and later): a kernel is launched while the one before it still runs,
-            and waits for its results.
     """
     rows, heads, dim = q.shape
     kv_heads, num_slots = cache.shape[1:3]
     padded = max(power_of_two(dim), 16)
-    options: dict[str, Any] = {"launch_pdl": True} if pdl else {}
     attend_items[(len(work.items), kv_heads)](
         q, cache, out, partials.out, partials.lse, work.items, work.q_rows, work.q_parts, work.tables, work.visible,
         num_slots, q.stride(0), scale * LOG2E,
-        kv_heads, heads // kv_heads, dim, padded, ITEM_FIELDS, tile.block_m, tile.block_n, block_size, pdl,
-        num_warps=tile.num_warps, num_stages=tile.num_stages, **options,
+        kv_heads, heads // kv_heads, dim, padded, ITEM_FIELDS, tile.block_m, tile.block_n, block_size,
+        num_warps=tile.num_warps, num_stages=tile.num_stages,
     )  # fmt: skip
     if merge:
         merge_partials[(rows, heads)](
-            out, partials.out, partials.lse, work.row_parts, heads, dim, padded, MERGE_PARTS, pdl,
-            num_warps=MERGE_WARPS, **options,
+            out, partials.out, partials.lse, work.row_parts, heads, dim, padded, MERGE_PARTS,
+            num_warps=MERGE_WARPS,
         )  # fmt: skip
 
 
@@ -277,11 +265,11 @@ def aot() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any], int, int, 
             signature |= dict.fromkeys(METADATA[:-1], "*i32")
             signature |= {"num_slots": "i32", "q_stride": "i32", "scale": "fp32"}
             constants = {"KV_HEADS": 8, "GROUP": 4, "DIM": dim, "PADDED": dim, "FIELDS": ITEM_FIELDS}
-            constants |= {"BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_SIZE": 64, "PDL": False}
+            constants |= {"BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_SIZE": 64}
             signature |= dict.fromkeys(constants, "constexpr")
             name = f"attend_items-{tile_class}-{dtype}-{dim}"
             yield name, attend_items, signature, constants, tile.num_warps, tile.num_stages, tile_class == "decode"
         signature = {"out": f"*{dtype}", "part_out": "*fp32", "part_lse": "*fp32", "row_parts": "*i32"}
-        constants = {"HEADS": 32, "DIM": dim, "PADDED": dim, "PARTS": MERGE_PARTS, "PDL": False}
+        constants = {"HEADS": 32, "DIM": dim, "PADDED": dim, "PARTS": MERGE_PARTS}
         signature |= dict.fromkeys(constants, "constexpr")
         yield f"merge_partials-{dtype}-{dim}", merge_partials, signature, constants, MERGE_WARPS, 3, True

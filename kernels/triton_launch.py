@@ -41,11 +41,6 @@ def row_block(rows: int) -> int:
     return 1 if rows <= FEW_ROWS else ROW_BLOCK
 
 
-def pdl_options(pdl: bool) -> dict[str, Any]:
-    """Launch options of a kernel that may start before the one in front has ended (Hopper only)."""
-    return {"PDL": True, "launch_pdl": True} if pdl else {"PDL": False}
-
-
 def projected_args(projected: Projected) -> dict[str, Any]:
     """The arguments by which a kernel reads a projection: its sums, and the deltas to add."""
     splits, rows, width = projected.sums.shape
@@ -88,6 +83,45 @@ def load_projected(
 
 
 @triton.jit
+def load_low(
+    low_ptr,
+    max_rank,
+    num_rows,
+    rows,
+    part,
+    start,
+    PARTS: tl.constexpr,
+    SPLITS: tl.constexpr,
+    RANK_BLOCK: tl.constexpr,
+):
+    """float32 ``A x`` [rows, RANK_BLOCK] from rank ``start`` on, its splits summed; rows not adapted hold anything.
+
+    It needs no look at the adapters, so it is under way while they are looked up.
+    """
+    ranks = start + tl.arange(0, RANK_BLOCK)
+    live = (rows < num_rows)[:, None] & (ranks < max_rank)[None, :]
+    low = tl.zeros([rows.shape[0], RANK_BLOCK], tl.float32)
+    for split in tl.static_range(SPLITS):
+        at = ((split * num_rows + rows) * PARTS + part)[:, None] * max_rank + ranks[None, :]
+        low += tl.load(low_ptr + at, mask=live, other=0.0)
+    return low
+
+
+@triton.jit
+def first_slot(row_slot_ptr, block_slots_ptr, block, ROW_BLOCK: tl.constexpr):
+    """Slot of the first adapter of a block of rows; -1 if there is none."""
+    return tl.load(row_slot_ptr + block if ROW_BLOCK == 1 else block_slots_ptr + block * ROW_BLOCK)
+
+
+@triton.jit
+def look_up(pointers_ptr, ranks_ptr, slot, part, PARTS: tl.constexpr):
+    """Rank, and address of B, of a slot's adapter; rank 0 for slot -1 and where the part is not adapted."""
+    pair = slot * PARTS + part
+    rank = tl.load(ranks_ptr + pair, mask=slot >= 0, other=0)
+    return rank, tl.load(pointers_ptr + pair * 2 + 1, mask=slot >= 0, other=0)
+
+
+@triton.jit
 def load_b(address, rank, start, columns, live_columns, like_ptr, RANK_BLOCK: tl.constexpr):
     """B [columns, RANK_BLOCK] from rank ``start`` on, zeros beyond the last; ranks are multiples of 8."""
     ranks = start + tl.arange(0, RANK_BLOCK)
@@ -97,77 +131,32 @@ def load_b(address, rank, start, columns, live_columns, like_ptr, RANK_BLOCK: tl
 
 
 @triton.jit
-def first_adapter(
-    pointers_ptr,
-    ranks_ptr,
-    row_slot_ptr,
-    block_slots_ptr,
-    block,
-    part,
-    columns,
-    live_columns,
-    like_ptr,
-    PARTS: tl.constexpr,
-    RANK_BLOCK: tl.constexpr,
-    ROW_BLOCK: tl.constexpr,
-):
-    """The first adapter of a block of rows: its slot (-1 for none), rank, address of B, and B's first ranks.
+def add_delta(total, low, b, rank, start, mine, like_ptr, RANK_BLOCK: tl.constexpr, ROW_BLOCK: tl.constexpr):
+    """``total + low B``, of ranks from ``start`` on, in the rows that are ``mine``.
 
-    Nothing of it was written by the kernel in front, so it is loaded while that one ends.
+    Selected, not summed up with zeros: another row's adapter may hold infinities.
     """
-    slot = tl.load(row_slot_ptr + block if ROW_BLOCK == 1 else block_slots_ptr + block * ROW_BLOCK)
-    rank = tl.load(ranks_ptr + slot * PARTS + part, mask=slot >= 0, other=0)
-    address = tl.load(pointers_ptr + (slot * PARTS + part) * 2 + 1, mask=slot >= 0, other=0)
-    return slot, rank, address, load_b(address, rank, 0, columns, live_columns, like_ptr, RANK_BLOCK)
-
-
-@triton.jit
-def load_low(
-    low_ptr,
-    max_rank,
-    num_rows,
-    rows,
-    part,
-    start,
-    rank,
-    mine,
-    like_ptr,
-    PARTS: tl.constexpr,
-    SPLITS: tl.constexpr,
-    RANK_BLOCK: tl.constexpr,
-):
-    """``A x`` [rows, RANK_BLOCK] of rows that are ``mine``, its splits summed, in the compute dtype."""
     ranks = start + tl.arange(0, RANK_BLOCK)
-    live = mine[:, None] & (ranks < rank)[None, :]
-    low = tl.zeros([rows.shape[0], RANK_BLOCK], tl.float32)
-    for split in tl.static_range(SPLITS):
-        at = ((split * num_rows + rows) * PARTS + part)[:, None] * max_rank + ranks[None, :]
-        low += tl.load(low_ptr + at, mask=live, other=0.0)
-    return low.to(like_ptr.dtype.element_ty)
-
-
-@triton.jit
-def _add_delta(total, low, b, mine, ROW_BLOCK: tl.constexpr):
-    """``total + low B`` in the rows that are ``mine``."""
+    low = tl.where((ranks < rank)[None, :], low, 0.0).to(like_ptr.dtype.element_ty)
     if ROW_BLOCK == 1:
         delta = tl.sum(b.to(tl.float32) * low.to(tl.float32), 1)[None, :]
     else:
         delta = tl.dot(low, tl.trans(b), input_precision="ieee")
-    # Selected, not summed up with zeros: another row's adapter may hold infinities.
     return tl.where(mine[:, None], total + delta, total)
 
 
 @triton.jit
 def expand(
     total,
+    low,
+    b,
     slot,
     rank,
     address,
-    b,
+    slots,
     low_ptr,
     pointers_ptr,
     ranks_ptr,
-    row_slot_ptr,
     block_slots_ptr,
     block_counts_ptr,
     max_rank,
@@ -186,30 +175,26 @@ def expand(
     """Add ``low B`` of the rows' adapters to ``total`` [rows, columns]; ``columns`` count from the part's first.
 
     The adapters of a block of rows are taken one after the other, each for its rows alone, so B is read once a block.
-    The first one is there already (:func:`first_adapter`), and mostly the only one, of no more than RANK_BLOCK ranks:
-    the loops are for what is left. ``like_ptr`` points to the compute dtype.
+    ``low`` and the first adapter's ``b`` are there already, and mostly that is all: the loops are for higher ranks and
+    more adapters. ``slots`` are the rows'; ``like_ptr`` points to the compute dtype.
     """
-    live_rows = rows < num_rows
-    slots = tl.load(row_slot_ptr + rows, mask=live_rows, other=-1)
     mine = (slots == slot) & (slots >= 0)
-    low = load_low(low_ptr, max_rank, num_rows, rows, part, 0, rank, mine, like_ptr, PARTS, SPLITS, RANK_BLOCK)
-    total = _add_delta(total, low, b, mine, ROW_BLOCK)
+    total = add_delta(total, low, b, rank, 0, mine, like_ptr, RANK_BLOCK, ROW_BLOCK)
     for start in range(RANK_BLOCK, rank, RANK_BLOCK):
         more = load_b(address, rank, start, columns, live_columns, like_ptr, RANK_BLOCK)
-        low = load_low(low_ptr, max_rank, num_rows, rows, part, start, rank, mine, like_ptr, PARTS, SPLITS, RANK_BLOCK)
-        total = _add_delta(total, low, more, mine, ROW_BLOCK)
+        high = load_low(low_ptr, max_rank, num_rows, rows, part, start, PARTS, SPLITS, RANK_BLOCK)
+        total = add_delta(total, high, more, rank, start, mine, like_ptr, RANK_BLOCK, ROW_BLOCK)
     if ROW_BLOCK > 1:
         for index in range(1, tl.load(block_counts_ptr + block)):
-            next_slot = tl.load(block_slots_ptr + block * ROW_BLOCK + index)
-            next_rank = tl.load(ranks_ptr + next_slot * PARTS + part)
-            next_address = tl.load(pointers_ptr + (next_slot * PARTS + part) * 2 + 1)
-            mine = slots == next_slot
-            for start in range(0, next_rank, RANK_BLOCK):
-                more = load_b(next_address, next_rank, start, columns, live_columns, like_ptr, RANK_BLOCK)
-                low = load_low(
-                    low_ptr, max_rank, num_rows, rows, part, start, next_rank, mine, like_ptr, PARTS, SPLITS, RANK_BLOCK
-                )
-                total = _add_delta(total, low, more, mine, ROW_BLOCK)
+            other = tl.load(block_slots_ptr + block * ROW_BLOCK + index)
+            other_rank, other_address = look_up(pointers_ptr, ranks_ptr, other, part, PARTS)
+            mine = slots == other
+            more = load_b(other_address, other_rank, 0, columns, live_columns, like_ptr, RANK_BLOCK)
+            total = add_delta(total, low, more, other_rank, 0, mine, like_ptr, RANK_BLOCK, ROW_BLOCK)
+            for start in range(RANK_BLOCK, other_rank, RANK_BLOCK):
+                more = load_b(other_address, other_rank, start, columns, live_columns, like_ptr, RANK_BLOCK)
+                high = load_low(low_ptr, max_rank, num_rows, rows, part, start, PARTS, SPLITS, RANK_BLOCK)
+                total = add_delta(total, high, more, other_rank, start, mine, like_ptr, RANK_BLOCK, ROW_BLOCK)
     return total
 
 
@@ -218,7 +203,7 @@ def expand(
 Setting = tuple[str, Any, dict[str, str], dict[str, Any], int, int, bool]
 
 # Up to so many rows are one to a program.
-FEW_ROWS = 4
+FEW_ROWS = 8
 DTYPES = ("bf16", "fp16", "fp32")
 
 

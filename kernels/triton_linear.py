@@ -24,7 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 from alorakit.kernels.lora_rows import Lora, Projected
-from alorakit.kernels.triton_launch import DTYPES, Setting, ceil_div, next_power_of_2, pdl_options
+from alorakit.kernels.triton_launch import DTYPES, Setting, ceil_div, next_power_of_2
 
 MAX_ROWS = 64
 
@@ -58,11 +58,8 @@ def linear_kernel(
     HAS_BIAS: tl.constexpr,
     HAS_LORA: tl.constexpr,
     ITEM: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """One tile of weight rows times all rows of x; see :func:`linear`."""
-    if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
     pid = tl.program_id(0)
     split = tl.program_id(1)
     offs_n = tl.arange(0, BLOCK_N)
@@ -85,6 +82,8 @@ def linear_kernel(
         rank = tl.load(ranks_ptr + pair, mask=slot >= 0, other=0)
         address = tl.load(pointers_ptr + pair * 2, mask=slot >= 0, other=0)
         # As an offset from w, so that the compiler knows how far the loads are aligned.
+        if shrink & (rank <= rank_tile * BLOCK_N):
+            return
         offset = (address - w_ptr.to(tl.int64)) // ITEM + rank_tile * BLOCK_N * k
         base = tl.where(shrink, offset, base)
         valid_n = tl.where(shrink, rank - rank_tile * BLOCK_N, valid_n)
@@ -93,8 +92,6 @@ def linear_kernel(
     k0 = tl.multiple_of(k0, 16 if EVEN_K else 1)
     w_ptrs = w_ptr + base + offs_n[:, None] * k + (k0 + offs_k)[None, :]
     live_n = offs_n[:, None] < valid_n
-    if PDL:
-        tl.extra.cuda.gdc_wait()
     x_ptrs = x_ptr + rows[:, None] * k + (k0 + offs_k)[None, :]
     live_rows = rows[:, None] < num_rows
     acc = tl.zeros([BLOCK_N, ROWS], tl.float32)
@@ -173,7 +170,6 @@ def linear(
     eps: float = 0.0,
     lora: Lora | None = None,
     tile: LinearTile | None = None,
-    pdl: bool = False,
     out: Tensor | None = None,
 ) -> Projected:
     """``x W^T + bias`` of up to 64 rows, and ``lora``'s shrink in the same launch.
@@ -187,7 +183,6 @@ def linear(
         eps: See ``sums``.
         lora: Adapters whose ``A x`` is wanted as well.
         tile: Launch settings; default: :func:`linear_tile`.
-        pdl: Start before the kernel in front has ended (programmatic dependent launch, Hopper).
         out: float32 [rows, out] to write to where there is one split.
 
     Returns:
@@ -238,7 +233,6 @@ def linear(
         ITEM=x.element_size(),
         num_warps=tile.warps,
         num_stages=tile.stages,
-        **pdl_options(pdl),
     )
     return Projected(out, low, lora)
 
@@ -255,7 +249,7 @@ def aot() -> Iterator[Setting]:
         for rows in (16, 32, 64):
             tile = linear_tile(rows, 4096, 4096, item)
             for lora in (False, True):
-                flags = {"EVEN_K": True, "HAS_BIAS": False, "HAS_LORA": lora, "ITEM": item, "PDL": False}
+                flags = {"EVEN_K": True, "HAS_BIAS": False, "HAS_LORA": lora, "ITEM": item}
                 sizes = {"ROWS": rows, "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k, "PARTS": 3, "NUM_SUMS": 32}
                 name = f"{dtype}-{rows}{'-lora' if lora else ''}"
                 yield name, linear_kernel, signature, flags | sizes, tile.warps, tile.stages, True

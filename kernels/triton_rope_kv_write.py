@@ -20,10 +20,12 @@ from alorakit.kernels.triton_launch import (
     Setting,
     ceil_div,
     expand,
-    first_adapter,
+    first_slot,
+    load_b,
+    load_low,
     load_projected,
+    look_up,
     next_power_of_2,
-    pdl_options,
     projected_args,
     projected_settings,
     rank_block,
@@ -72,11 +74,8 @@ def rope_kv_write_kernel(
     HALF: tl.constexpr,
     ROW_BLOCK: tl.constexpr,
     RANK_BLOCK: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """A block of rows of one head; see :func:`rope_kv_write`."""
-    if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
     block = tl.program_id(0)
     head = tl.program_id(1)
     dim = half * 2
@@ -87,53 +86,29 @@ def rope_kv_write_kernel(
     live = live_rows[:, None] & live_columns[None, :]
     part = tl.where(head < num_heads, 0, tl.where(head < num_heads + num_kv_heads, 1, 2))
     first_head = tl.where(part == 0, 0, tl.where(part == 1, num_heads, num_heads + num_kv_heads))
+    low_half = load_projected(sums_ptr, num_rows, width, rows, head * dim + within, live, SPLITS)
+    high_half = load_projected(sums_ptr, num_rows, width, rows, head * dim + half + within, live, SPLITS)
     positions = tl.load(positions_ptr + rows, mask=live_rows, other=0)
     slots = tl.load(slots_ptr + rows, mask=live_rows, other=-1).to(tl.int64)
     if HAS_LORA:
-        column = (head - first_head) * dim
-        low_slot, low_rank, low_address, low_b = first_adapter(
-            pointers_ptr,
-            ranks_ptr,
-            row_slot_ptr,
-            block_slots_ptr,
-            block,
-            part,
-            column + within,
-            live_columns,
-            q_ptr,
-            PARTS,
-            RANK_BLOCK,
-            ROW_BLOCK,
-        )
-        high_slot, high_rank, high_address, high_b = first_adapter(
-            pointers_ptr,
-            ranks_ptr,
-            row_slot_ptr,
-            block_slots_ptr,
-            block,
-            part,
-            column + half + within,
-            live_columns,
-            q_ptr,
-            PARTS,
-            RANK_BLOCK,
-            ROW_BLOCK,
-        )
-    if PDL:
-        tl.extra.cuda.gdc_wait()
-    low_half = load_projected(sums_ptr, num_rows, width, rows, head * dim + within, live, SPLITS)
-    high_half = load_projected(sums_ptr, num_rows, width, rows, head * dim + half + within, live, SPLITS)
-    if HAS_LORA:
+        slots_of_rows = tl.load(row_slot_ptr + rows, mask=rows < num_rows, other=-1)
+        low = load_low(low_ptr, max_rank, num_rows, rows, part, 0, PARTS, SPLITS, RANK_BLOCK)
+        slot = first_slot(row_slot_ptr, block_slots_ptr, block, ROW_BLOCK)
+        rank, address = look_up(pointers_ptr, ranks_ptr, slot, part, PARTS)
+        column = (head - first_head) * dim + within
+        low_b = load_b(address, rank, 0, column, live_columns, q_ptr, RANK_BLOCK)
+        high_b = load_b(address, rank, 0, column + half, live_columns, q_ptr, RANK_BLOCK)
         low_half = expand(
             low_half,
-            low_slot,
-            low_rank,
-            low_address,
+            low,
             low_b,
+            slot,
+            rank,
+            address,
+            slots_of_rows,
             low_ptr,
             pointers_ptr,
             ranks_ptr,
-            row_slot_ptr,
             block_slots_ptr,
             block_counts_ptr,
             max_rank,
@@ -141,7 +116,7 @@ def rope_kv_write_kernel(
             block,
             rows,
             part,
-            column + within,
+            column,
             live_columns,
             q_ptr,
             PARTS,
@@ -151,14 +126,15 @@ def rope_kv_write_kernel(
         )
         high_half = expand(
             high_half,
-            high_slot,
-            high_rank,
-            high_address,
+            low,
             high_b,
+            slot,
+            rank,
+            address,
+            slots_of_rows,
             low_ptr,
             pointers_ptr,
             ranks_ptr,
-            row_slot_ptr,
             block_slots_ptr,
             block_counts_ptr,
             max_rank,
@@ -166,7 +142,7 @@ def rope_kv_write_kernel(
             block,
             rows,
             part,
-            column + half + within,
+            column + half,
             live_columns,
             q_ptr,
             PARTS,
@@ -216,7 +192,6 @@ def rope_kv_write(
     num_heads: int,
     qk_norm: tuple[Tensor, Tensor] | None = None,
     eps: float = 0.0,
-    pdl: bool = False,
 ) -> Tensor:
     """Rotate q and k, write k and v to the cache.
 
@@ -229,7 +204,6 @@ def rope_kv_write(
         num_heads: Query heads.
         qk_norm: Weights [head_dim] of q's and k's head norms, where the model has them.
         eps: Of those norms.
-        pdl: See :func:`alorakit.kernels.triton_linear.linear`.
 
     Returns:
         q [rows, num_heads, head_dim] in the cache's dtype.
@@ -257,7 +231,6 @@ def rope_kv_write(
         RANK_BLOCK=rank_block(cache.element_size()),
         **warps_for(dim, cache.element_size()),
         **projected_args(projected),
-        **pdl_options(pdl),
     )
     return q
 
@@ -272,6 +245,6 @@ def aot() -> Iterator[Setting]:
             for half in (32, 64, 128):
                 options = warps_for(2 * half, 4 if dtype == "fp32" else 2)
                 warps = options.pop("num_warps")
-                flags = constexprs | {"HAS_NORM": half == 64, "HALF": half, "PDL": False} | options
+                flags = constexprs | {"HAS_NORM": half == 64, "HALF": half} | options
                 types = dict.fromkeys(names, f"*{dtype}") | ints | signature
                 yield f"{dtype}-{name}-{half}", rope_kv_write_kernel, types, flags, warps, 3, True

@@ -15,9 +15,11 @@ from alorakit.kernels.triton_launch import (
     Setting,
     ceil_div,
     expand,
-    first_adapter,
+    first_slot,
+    load_b,
+    load_low,
     load_projected,
-    pdl_options,
+    look_up,
     projected_args,
     projected_settings,
     rank_block,
@@ -47,61 +49,36 @@ def silu_mul_kernel(
     ROW_BLOCK: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
     RANK_BLOCK: tl.constexpr,
-    PDL: tl.constexpr,
 ):
     """A block of rows and columns; see :func:`silu_mul`."""
-    if PDL:
-        tl.extra.cuda.gdc_launch_dependents()
     block = tl.program_id(0)
     rows = block * ROW_BLOCK + tl.arange(0, ROW_BLOCK)
     columns = tl.program_id(1) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
     inter = width // 2
     live_columns = columns < inter
     live = (rows < num_rows)[:, None] & live_columns[None, :]
-    if HAS_LORA:
-        gate_slot, gate_rank, gate_address, gate_b = first_adapter(
-            pointers_ptr,
-            ranks_ptr,
-            row_slot_ptr,
-            block_slots_ptr,
-            block,
-            0,
-            columns,
-            live_columns,
-            out_ptr,
-            PARTS,
-            RANK_BLOCK,
-            ROW_BLOCK,
-        )
-        up_slot, up_rank, up_address, up_b = first_adapter(
-            pointers_ptr,
-            ranks_ptr,
-            row_slot_ptr,
-            block_slots_ptr,
-            block,
-            1,
-            columns,
-            live_columns,
-            out_ptr,
-            PARTS,
-            RANK_BLOCK,
-            ROW_BLOCK,
-        )
-    if PDL:
-        tl.extra.cuda.gdc_wait()
     gate = load_projected(sums_ptr, num_rows, width, rows, columns, live, SPLITS)
     up = load_projected(sums_ptr, num_rows, width, rows, columns + inter, live, SPLITS)
     if HAS_LORA:
+        slots_of_rows = tl.load(row_slot_ptr + rows, mask=rows < num_rows, other=-1)
+        gate_low = load_low(low_ptr, max_rank, num_rows, rows, 0, 0, PARTS, SPLITS, RANK_BLOCK)
+        up_low = load_low(low_ptr, max_rank, num_rows, rows, 1, 0, PARTS, SPLITS, RANK_BLOCK)
+        slot = first_slot(row_slot_ptr, block_slots_ptr, block, ROW_BLOCK)
+        gate_rank, gate_address = look_up(pointers_ptr, ranks_ptr, slot, 0, PARTS)
+        up_rank, up_address = look_up(pointers_ptr, ranks_ptr, slot, 1, PARTS)
+        gate_b = load_b(gate_address, gate_rank, 0, columns, live_columns, out_ptr, RANK_BLOCK)
+        up_b = load_b(up_address, up_rank, 0, columns, live_columns, out_ptr, RANK_BLOCK)
         gate = expand(
             gate,
-            gate_slot,
+            gate_low,
+            gate_b,
+            slot,
             gate_rank,
             gate_address,
-            gate_b,
+            slots_of_rows,
             low_ptr,
             pointers_ptr,
             ranks_ptr,
-            row_slot_ptr,
             block_slots_ptr,
             block_counts_ptr,
             max_rank,
@@ -119,14 +96,15 @@ def silu_mul_kernel(
         )
         up = expand(
             up,
-            up_slot,
+            up_low,
+            up_b,
+            slot,
             up_rank,
             up_address,
-            up_b,
+            slots_of_rows,
             low_ptr,
             pointers_ptr,
             ranks_ptr,
-            row_slot_ptr,
             block_slots_ptr,
             block_counts_ptr,
             max_rank,
@@ -147,13 +125,12 @@ def silu_mul_kernel(
     tl.store(out_ptr + at, value.to(out_ptr.dtype.element_ty), mask=live)
 
 
-def silu_mul(projected: Projected, dtype: torch.dtype, pdl: bool = False) -> Tensor:
+def silu_mul(projected: Projected, dtype: torch.dtype) -> Tensor:
     """``silu(gate) * up``.
 
     Args:
         projected: [splits, rows, 2 * intermediate], gate before up, and its adapters' deltas.
         dtype: Of the result.
-        pdl: See :func:`alorakit.kernels.triton_linear.linear`.
 
     Returns:
         [rows, intermediate].
@@ -167,7 +144,6 @@ def silu_mul(projected: Projected, dtype: torch.dtype, pdl: bool = False) -> Ten
         RANK_BLOCK=rank_block(out.element_size()),
         **warps_for(2 * columns, out.element_size()),
         **projected_args(projected),
-        **pdl_options(pdl),
     )
     return out
 
@@ -179,5 +155,5 @@ def aot() -> Iterator[Setting]:
         options = warps_for(2 * BLOCK_BYTES // item, item)
         warps = options.pop("num_warps")
         for name, signature, constexprs in projected_settings(dtype):
-            flags = constexprs | {"BLOCK_COLUMNS": BLOCK_BYTES // item, "PDL": False, "PARTS": 2} | options
+            flags = constexprs | {"BLOCK_COLUMNS": BLOCK_BYTES // item, "PARTS": 2} | options
             yield f"{dtype}-{name}", silu_mul_kernel, {"out_ptr": f"*{dtype}"} | signature, flags, warps, 3, True

@@ -9,8 +9,7 @@ of 16, as the launcher tells the compiler then. Pointers are taken to be multipl
 but for those that the kernel does not specialize.
 What in ``constexprs`` is no argument is a launch option, such as ``maxnreg``. Arguments in it may be left out of the
 signature, and None is among their values for tensors that are not given. Where
-settings depend on the architecture the function takes it: ``aot(arch)``, 80 or 90. A variant whose constexpr ``PDL`` is
-true is for Hopper alone.
+settings depend on the architecture the function takes it: ``aot(arch)``, 80 or 90.
 
 Run as a script it compiles a share of the variants and prints a line of JSON for each. It is a process of its own since
 ``@triton.jit`` makes no compilable function where the interpreter is on.
@@ -93,8 +92,7 @@ def variants(files: list[Path]) -> Iterator[Variant]:
         for arch in ARCHS:
             for values in aot(arch) if inspect.signature(aot).parameters else aot():
                 variant = Variant(file, arch, *values)
-                if arch >= 90 or not variant.constexprs.get("PDL"):
-                    yield variant
+                yield variant
 
 
 def compile_all(files: list[Path], ids: Collection[str] = (), num_processes: int | None = None) -> dict[str, Usage]:

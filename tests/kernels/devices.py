@@ -15,7 +15,6 @@ DTYPES = pytest.mark.parametrize(
 ROWS = pytest.mark.parametrize("rows", [1, 3, 7, 133])
 FEW_ROWS = pytest.mark.parametrize("rows", [1, 3, 7, 16, 17, 33, 64])
 # Kernels that start before the one in front has ended are for Hopper and later.
-PDL = [False, True] if GPU and torch.cuda.get_device_capability() >= (9, 0) else [False]
 
 
 def close(got: torch.Tensor, want: torch.Tensor, dtype: torch.dtype) -> None:

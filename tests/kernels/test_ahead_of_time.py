@@ -68,8 +68,3 @@ def test_the_check_sees_what_does_not_fit(toys, arch):
     assert "spills" in toys[f"toy_kernels-spills-256-sm_{arch}"][0]
     assert "bytes of shared memory" in toys[f"toy_kernels-shared-128-sm_{arch}"][0]
     assert "neither in signature nor in constexprs: n" in toys[f"toy_kernels-broken-sm_{arch}"][0]
-
-
-def test_an_early_start_is_for_hopper_alone(toys):
-    assert [name for name in toys if "early" in name] == ["toy_kernels-early-64-sm_90"]
-    assert toys["toy_kernels-early-64-sm_90"] == []

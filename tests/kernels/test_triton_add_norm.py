@@ -10,7 +10,7 @@ from alorakit.kernels.triton_add_rms_norm import add_rms_norm
 from alorakit.kernels.triton_linear import LinearTile, linear
 
 from .adapters import POPULARITY, RANKS, Adapters, place, projection
-from .devices import DEVICE, DTYPES, FEW_ROWS, PDL, ROWS, close, randn
+from .devices import DEVICE, DTYPES, FEW_ROWS, ROWS, close, randn
 
 pytestmark = pytest.mark.usefixtures("guarded")
 
@@ -25,10 +25,10 @@ def check(got, want, dtype):
     assert parts & (parts - 1) == 0
 
 
-def check_add(dtype, projected, delta, scale=1.0, pdl=False):
+def check_add(dtype, projected, delta, scale=1.0):
     """Against the reference; ``delta`` is what ``projected`` stands for."""
     x, weight = place(randn(*delta.shape, dtype=dtype)), place(randn(delta.shape[1], dtype=dtype))
-    check(add_norm(x, projected, weight, scale, pdl), reference.add_norm(x, delta, weight, scale), dtype)
+    check(add_norm(x, projected, weight, scale), reference.add_norm(x, delta, weight, scale), dtype)
 
 
 @DTYPES
@@ -79,18 +79,17 @@ def test_infinities_stay_in_their_rows(which, dtype):
 
 
 @DTYPES
-@pytest.mark.parametrize("pdl", PDL)
 @pytest.mark.parametrize("splits", [1, 2])
 @pytest.mark.parametrize("rows", [3, 40])
-def test_a_product_and_its_expand(rows, splits, pdl, dtype):
+def test_a_product_and_its_expand(rows, splits, dtype):
     adapters = Adapters([(8,), (0,), (33,), (64,)], (WIDTH,), 96, dtype, rank_step=8)
     slots = [(2, None, 3, 1)[row % 4] for row in range(rows)]
     x, weight = place(randn(rows, 96, dtype=dtype)), place(randn(WIDTH, 96, dtype=dtype, scale=96**-0.5))
-    projected = linear(x, weight, lora=adapters.lora(slots, 128), tile=LinearTile(32, 32, splits, 3), pdl=pdl)
+    projected = linear(x, weight, lora=adapters.lora(slots, 128), tile=LinearTile(32, 32, splits, 3))
     segments = [(row, row + 1, slot) for row, slot in enumerate(slots) if slot is not None]
     base = x.float() @ weight.float().T
     delta = reference.lora_table_delta(base, x, adapters.pairs, [WIDTH], segments)
-    check_add(dtype, projected, delta, pdl=pdl)
+    check_add(dtype, projected, delta)
 
 
 @DTYPES

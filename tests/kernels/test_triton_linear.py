@@ -7,7 +7,7 @@ from alorakit.kernels import reference
 from alorakit.kernels.triton_linear import LinearTile, linear, linear_tile
 
 from .adapters import NUM_SLOTS, POPULARITY, RANKS, Adapters, place
-from .devices import DTYPES, FEW_ROWS, PDL, close, poisoned, randn
+from .devices import DTYPES, FEW_ROWS, close, poisoned, randn
 
 pytestmark = pytest.mark.usefixtures("guarded")
 
@@ -35,16 +35,14 @@ def check_low(low, x, adapters, slots, sums=None, skip=()):
             assert (got[rank : int(adapters.ranks[slot, part])] == 0).all()
 
 
-def check(
-    dtype, rows, n, k, tile=TILE, bias=False, normed=True, adapters=None, slots=None, max_rank=None, pdl=False, out=None
-):
+def check(dtype, rows, n, k, tile=TILE, bias=False, normed=True, adapters=None, slots=None, max_rank=None, out=None):
     """One launch; returns x and the result. Rows that are not ``normed`` come with their squares' sums in 4 parts."""
     x = place(randn(rows, k, dtype=dtype, scale=1.0 if normed else 3.0))
     weight = place(randn(n, k, dtype=dtype, scale=k**-0.5))
     biases = place(randn(n, dtype=dtype)) if bias else None
     sums = None if normed else place((randn(rows, 4).abs() + 2) * 2 * k)
     lora = None if adapters is None else adapters.lora(slots, max_rank)
-    got = linear(x, weight, biases, sums, EPS, lora, tile, pdl, out)
+    got = linear(x, weight, biases, sums, EPS, lora, tile, out)
     tile = tile or linear_tile(rows, n, k, x.element_size())
     assert got.sums.shape == (tile.splits, rows, n) and got.lora is lora
     close(reference.projected(got.sums), reference.linear(x, weight, biases, sums, EPS), dtype)
@@ -147,14 +145,13 @@ def test_out(dtype):
 
 
 @DTYPES
-@pytest.mark.parametrize("pdl", PDL)
 @pytest.mark.parametrize("rows", [1, 33, 64])
 @pytest.mark.parametrize("shape", [(100, 256), (72, 1040), (130, 520)], ids="{0[0]}x{0[1]}".format)
-def test_the_tiles_in_use(shape, rows, pdl, dtype):
+def test_the_tiles_in_use(shape, rows, dtype):
     adapters = Adapters([(16, 0), (72, 8)], (shape[0] // 2,) * 2, shape[1], dtype, rank_step=8)
     slots = [(0, None, 1)[row % 3] for row in range(rows)]
-    check(dtype, rows, *shape, None, True, False, adapters, slots, 128, pdl)
-    check(dtype, rows, *shape, None, pdl=pdl)
+    check(dtype, rows, *shape, None, True, False, adapters, slots, 128)
+    check(dtype, rows, *shape, None)
 
 
 def test_the_tiles_fill_the_device():

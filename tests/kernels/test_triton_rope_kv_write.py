@@ -12,7 +12,7 @@ from alorakit.kernels.triton_linear import LinearTile, linear
 from alorakit.kernels.triton_rope_kv_write import Rotary, rope_kv_write
 
 from .adapters import POPULARITY, RANKS, Adapters, place, projection
-from .devices import DEVICE, DTYPES, FEW_ROWS, PDL, ROWS, close, poisoned, randn
+from .devices import DEVICE, DTYPES, FEW_ROWS, ROWS, close, poisoned, randn
 
 pytestmark = pytest.mark.usefixtures("guarded")
 
@@ -27,7 +27,7 @@ def rotary(dim, dtype):
     return Rotary(place(cos.to(DEVICE, dtype)), place(sin.to(DEVICE, dtype)))
 
 
-def check(dtype, projected, qkv, heads, dim, qk_norm=False, pdl=False, slots=None, kind=torch.int32):
+def check(dtype, projected, qkv, heads, dim, qk_norm=False, slots=None, kind=torch.int32):
     """Against the reference; ``qkv`` is what ``projected`` stands for, every fifth row has no slot by default."""
     num_heads, num_kv_heads = heads
     rows = len(qkv)
@@ -47,7 +47,7 @@ def check(dtype, projected, qkv, heads, dim, qk_norm=False, pdl=False, slots=Non
     )
     memory = cache.untyped_storage()
     before = torch.empty(0, dtype=dtype, device=DEVICE).set_(memory).isnan().sum()
-    q = rope_kv_write(projected, cache, positions[:rows], more[:rows], tables, num_heads, norms, EPS, pdl)
+    q = rope_kv_write(projected, cache, positions[:rows], more[:rows], tables, num_heads, norms, EPS)
     close(q, want_q, dtype)
     assert q.dtype == dtype
     assert torch.equal(cache.isnan(), want_cache.isnan())
@@ -138,18 +138,17 @@ def test_infinities_stay_in_their_rows(which, dtype):
 
 
 @DTYPES
-@pytest.mark.parametrize("pdl", PDL)
 @pytest.mark.parametrize("splits", [1, 2])
 @pytest.mark.parametrize("rows", [3, 40])
-def test_a_product_and_its_expand(rows, splits, pdl, dtype):
+def test_a_product_and_its_expand(rows, splits, dtype):
     widths = qkv_widths((2, 1), 24)
     adapters = Adapters([(33, 8, 1), (0, 16, 0), (64, 0, 8)], widths, 96, dtype, rank_step=8)
     slots = [(2, None, 0, 1)[row % 4] for row in range(rows)]
     x, weight = place(randn(rows, 96, dtype=dtype)), place(randn(96, 96, dtype=dtype, scale=96**-0.5))
-    projected = linear(x, weight, lora=adapters.lora(slots, 128), tile=LinearTile(32, 32, splits, 3), pdl=pdl)
+    projected = linear(x, weight, lora=adapters.lora(slots, 128), tile=LinearTile(32, 32, splits, 3))
     segments = [(row, row + 1, slot) for row, slot in enumerate(slots) if slot is not None]
     qkv = reference.lora_table_delta(x.float() @ weight.float().T, x, adapters.pairs, widths, segments)
-    check(dtype, projected, qkv, (2, 1), 24, pdl=pdl)
+    check(dtype, projected, qkv, (2, 1), 24)
 
 
 @DTYPES

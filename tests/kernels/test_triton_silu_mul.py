@@ -9,16 +9,16 @@ from alorakit.kernels.triton_linear import LinearTile, linear
 from alorakit.kernels.triton_silu_mul import silu_mul
 
 from .adapters import POPULARITY, RANKS, Adapters, place, projection
-from .devices import DTYPES, FEW_ROWS, PDL, ROWS, close, randn
+from .devices import DTYPES, FEW_ROWS, ROWS, close, randn
 
 pytestmark = pytest.mark.usefixtures("guarded")
 
 INTER = 75  # of two programs in float32, of one in half formats
 
 
-def check(dtype, projected, gate_up, pdl=False):
+def check(dtype, projected, gate_up):
     """Against the reference; ``gate_up`` is what ``projected`` stands for."""
-    got = silu_mul(projected, dtype, pdl)
+    got = silu_mul(projected, dtype)
     assert got.dtype == dtype
     close(got, reference.silu_mul(gate_up), dtype)
 
@@ -83,17 +83,16 @@ def test_infinities_stay_in_their_rows(which, dtype):
 
 
 @DTYPES
-@pytest.mark.parametrize("pdl", PDL)
 @pytest.mark.parametrize("splits", [1, 2])
 @pytest.mark.parametrize("rows", [3, 40])
-def test_a_product_and_its_expand(rows, splits, pdl, dtype):
+def test_a_product_and_its_expand(rows, splits, dtype):
     adapters = Adapters([(33, 8), (0, 16), (64, 0)], (INTER, INTER), 96, dtype, rank_step=8)
     slots = [(2, None, 0, 1)[row % 4] for row in range(rows)]
     x, weight = place(randn(rows, 96, dtype=dtype)), place(randn(2 * INTER, 96, dtype=dtype, scale=96**-0.5))
-    projected = linear(x, weight, lora=adapters.lora(slots, 128), tile=LinearTile(32, 32, splits, 3), pdl=pdl)
+    projected = linear(x, weight, lora=adapters.lora(slots, 128), tile=LinearTile(32, 32, splits, 3))
     segments = [(row, row + 1, slot) for row, slot in enumerate(slots) if slot is not None]
     gate_up = reference.lora_table_delta(x.float() @ weight.float().T, x, adapters.pairs, adapters.widths, segments)
-    check(dtype, projected, gate_up, pdl)
+    check(dtype, projected, gate_up)
 
 
 @pytest.mark.filterwarnings("ignore:(invalid value|overflow) encountered")

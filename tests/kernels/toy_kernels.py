@@ -11,9 +11,7 @@ def add_kernel(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def product_kernel(x_ptr, y_ptr, out_ptr, steps, SIZE: tl.constexpr, INNER: tl.constexpr, PDL: tl.constexpr):
-    if PDL:
-        tl.extra.cuda.gdc_wait()
+def product_kernel(x_ptr, y_ptr, out_ptr, steps, SIZE: tl.constexpr, INNER: tl.constexpr):
     rows, inner = tl.arange(0, SIZE), tl.arange(0, INNER)
     total = tl.zeros([SIZE, SIZE], tl.float32)
     for step in range(steps):
@@ -27,12 +25,11 @@ def aot(arch):
     types = {"x_ptr": "*bf16", "y_ptr": "*bf16"}
     yield "add", add_kernel, types | {"n": "i32:16"}, {"BLOCK": 1024}, 4, 1, True
     product = {**types, "out_ptr": "*fp32", "steps": "i32"}
-    for name, size, inner, warps, stages, pdl in [
-        ("product", 64, 32, 4, 3, False),
-        ("spills", 256, 32, 4, 1, False),
-        ("shared", 128, 128, 8, 5, False),
-        ("early", 64, 32, 4, 3, True),
+    for name, size, inner, warps, stages in [
+        ("product", 64, 32, 4, 3),
+        ("spills", 256, 32, 4, 1),
+        ("shared", 128, 128, 8, 5),
     ]:
-        constexprs = {"SIZE": size, "INNER": inner, "PDL": pdl}
+        constexprs = {"SIZE": size, "INNER": inner}
         yield f"{name}-{size}", product_kernel, product, constexprs, warps, stages, name != "product"
     yield "broken", add_kernel, types, {"BLOCK": 1024}, 4, 1, False
