@@ -185,7 +185,7 @@ def add_norm(
         ROW_BLOCK=ROW_BLOCK,
         BLOCK_COLUMNS=BLOCK_COLUMNS,
         RANK_BLOCK=rank_block(x.element_size()),
-        **warps_for(BLOCK_COLUMNS, x.element_size()),
+        **warps_for(BLOCK_COLUMNS, x.element_size(), projected.sums.shape[0]),
         **projected_args(projected),
         **pdl_options(pdl),
     )
@@ -222,15 +222,15 @@ def _outputs(like: Tensor, rows: int, hidden: int) -> tuple[Tensor, Tensor, Tens
     return out, h, torch.empty(rows, num, dtype=torch.float32, device=like.device)
 
 
-def aot() -> Iterator[Setting]:
+def aot(arch: int) -> Iterator[Setting]:
     """The settings in use; see ``triton_launch.Setting``."""
     for dtype in DTYPES:
         own = dict.fromkeys(("x_ptr", "weight_ptr", "out_ptr", "h_ptr"), f"*{dtype}")
         own |= {"squares_ptr": "*fp32", "scale": "fp32", "num_squares": "i32"}
         for name, signature, constexprs in projected_settings(dtype):
-            options = warps_for(BLOCK_COLUMNS, 4 if dtype == "fp32" else 2)
+            options = warps_for(BLOCK_COLUMNS, 4 if dtype == "fp32" else 2, constexprs["SPLITS"])
             warps = options.pop("num_warps")
-            flags = constexprs | {"BLOCK_COLUMNS": BLOCK_COLUMNS, "PDL": False, "PARTS": 1} | options
+            flags = constexprs | {"BLOCK_COLUMNS": BLOCK_COLUMNS, "PARTS": 1} | options | pdl_options(arch >= 90)
             yield f"{dtype}-{name}", add_norm_kernel, own | signature, flags, warps, 3, True
         names = {"embedding_ptr", "weight_ptr", "out_ptr", "h_ptr"}
         signature = dict.fromkeys(names, f"*{dtype}") | {"ids_ptr": "*i32", "squares_ptr": "*fp32", "scale": "fp32"}

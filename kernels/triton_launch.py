@@ -23,13 +23,13 @@ def next_power_of_2(n: int) -> int:
     return 1 << max(0, n - 1).bit_length()
 
 
-def warps_for(columns: int, item: int) -> dict[str, int]:
+def warps_for(columns: int, item: int, splits: int) -> dict[str, int]:
     """Launch options of a program over ROW_BLOCK rows of so many columns of ``item`` bytes: such that nothing spills.
 
     Left to itself the assembler rather spills a register than have fewer programs on a multiprocessor; there are never
-    many of these.
+    many of these. The loads of all splits are in flight together.
     """
-    warps = min(16, max(4, columns * item // 64))
+    warps = min(16, max(4 if splits <= 2 else 8, columns * item // 64))
     return {"num_warps": warps, "maxnreg": min(255, 65536 // (32 * warps))}
 
 
@@ -213,8 +213,8 @@ def projected_settings(dtype: str) -> Iterator[tuple[str, dict[str, str], dict[s
     pointers = {"low_ptr": "*fp32", "pointers_ptr": "*i64"}
     pointers |= dict.fromkeys(("ranks_ptr", "row_slot_ptr", "block_slots_ptr", "block_counts_ptr"), "*i32")
     signature = {"sums_ptr": "*fp32", "num_rows": "i32", "width": "i32:16", "max_rank": "i32:16", **pointers}
-    for count in (1, 2):
-        for lora in (False, True):
+    for count, lora in ((1, False), (1, True), (2, False), (2, True), (8, True)):
+        if count <= 2 or dtype != "fp32":  # nobody decodes in float32 for speed
             constexprs = {"SPLITS": count, "PARTS": 3, "HAS_LORA": lora, "ROW_BLOCK": ROW_BLOCK}
             yield (
                 f"s{count}{'-lora' if lora else ''}",

@@ -94,18 +94,20 @@ def linear_kernel(
     k0 = tl.multiple_of(k0, 16 if EVEN_K else 1)
     w_ptrs = w_ptr + base + offs_n[:, None] * k + (k0 + offs_k)[None, :]
     live_n = offs_n[:, None] < valid_n
-    if PREFETCH > 0:
-        # The weights' first bytes are on their way to L2 while the kernels in front end.
-        lines = tl.arange(0, PREFETCH * BLOCK_K * ITEM // 128) * (128 // ITEM)
-        first = tl.where(live_n & (k0 + lines < k_end)[None, :], offs_n[:, None] * k + (k0 + lines)[None, :], k0)
-        tl.inline_asm_elementwise(
-            "prefetch.global.L2 [$1]; mov.u32 $0, 0;",
-            "=r,l",
-            [(w_ptr + base + first).to(tl.int64)],
-            dtype=tl.int32,
-            is_pure=False,
-            pack=1,
-        )
+    if PREFETCH > 0:  # noqa: SIM102 - known when compiled
+        # The weights' first bytes are on their way to L2 while the kernels in front end. A program without any has no
+        # address either: a slot or part without adapter is zero in the tables.
+        if iters > 0:
+            lines = tl.arange(0, PREFETCH * BLOCK_K * ITEM // 128) * (128 // ITEM)
+            first = tl.where(live_n & (k0 + lines < k_end)[None, :], offs_n[:, None] * k + (k0 + lines)[None, :], k0)
+            tl.inline_asm_elementwise(
+                "prefetch.global.L2 [$1]; mov.u32 $0, 0;",
+                "=r,l",
+                [(w_ptr + base + first).to(tl.int64)],
+                dtype=tl.int32,
+                is_pure=False,
+                pack=1,
+            )
     if PDL:
         tl.extra.cuda.gdc_wait()
     x_ptrs = x_ptr + rows[:, None] * k + (k0 + offs_k)[None, :]
@@ -259,19 +261,21 @@ def linear(
     return Projected(out, low, lora)
 
 
-def aot() -> Iterator[Setting]:
+def aot(arch: int) -> Iterator[Setting]:
     """The settings in use; see ``triton_launch.Setting``."""
     ints = dict.fromkeys(("num_rows", "num_shrink", "rank_tiles"), "i32")
     ints |= dict.fromkeys(("n", "k", "k_split", "max_rank"), "i32:16") | {"eps": "fp32"}
     pointers = {"sums_ptr": "*fp32", "out_ptr": "*fp32", "pointers_ptr": "*i64", "low_ptr": "*fp32"}
     pointers |= dict.fromkeys(("ranks_ptr", "groups_ptr", "row_slot_ptr"), "*i32")
+    pdl = arch >= 90
     for dtype in DTYPES:
         item = 4 if dtype == "fp32" else 2
         signature = dict.fromkeys(("x_ptr", "w_ptr", "bias_ptr"), f"*{dtype}") | pointers | ints
         for rows in (16, 32, 64):
             tile = linear_tile(rows, 4096, 4096, item)
             for lora in (False, True):
-                flags = {"EVEN_K": True, "HAS_BIAS": False, "HAS_LORA": lora, "ITEM": item, "PREFETCH": 0, "PDL": False}
+                flags = {"EVEN_K": True, "HAS_BIAS": False, "HAS_LORA": lora, "ITEM": item, **pdl_options(pdl)}
                 sizes = {"ROWS": rows, "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k, "PARTS": 3, "NUM_SUMS": 32}
+                sizes["PREFETCH"] = PREFETCH if pdl else 0
                 name = f"{dtype}-{rows}{'-lora' if lora else ''}"
                 yield name, linear_kernel, signature, flags | sizes, tile.warps, tile.stages, True

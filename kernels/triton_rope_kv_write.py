@@ -225,7 +225,7 @@ def rope_kv_write(
     Returns:
         q [rows, num_heads, head_dim] in the cache's dtype.
     """
-    rows = projected.sums.shape[1]
+    splits, rows, _ = projected.sums.shape
     _, num_kv_heads, num_slots, dim = cache.shape
     q = torch.empty(rows, num_heads, dim, dtype=cache.dtype, device=cache.device)
     q_norm, k_norm = qk_norm or (rotary.cos, rotary.cos)
@@ -247,14 +247,14 @@ def rope_kv_write(
         HALF=next_power_of_2(dim // 2),
         ROW_BLOCK=ROW_BLOCK,
         RANK_BLOCK=rank_block(cache.element_size()),
-        **warps_for(dim, cache.element_size()),
+        **warps_for(dim, cache.element_size(), splits),
         **projected_args(projected),
         **pdl_options(pdl),
     )
     return q
 
 
-def aot() -> Iterator[Setting]:
+def aot(arch: int) -> Iterator[Setting]:
     """The settings in use; see ``triton_launch.Setting``."""
     ints = dict.fromkeys(("num_heads", "num_kv_heads", "num_slots", "half"), "i32") | {"eps": "fp32"}
     ints |= dict.fromkeys(("positions_ptr", "slots_ptr"), "*i32")
@@ -262,8 +262,8 @@ def aot() -> Iterator[Setting]:
     for dtype in DTYPES:
         for name, signature, constexprs in projected_settings(dtype):
             for half in (32, 64, 128):
-                options = warps_for(2 * half, 4 if dtype == "fp32" else 2)
+                options = warps_for(2 * half, 4 if dtype == "fp32" else 2, constexprs["SPLITS"])
                 warps = options.pop("num_warps")
-                flags = constexprs | {"HAS_NORM": half == 64, "HALF": half, "PDL": False} | options
+                flags = constexprs | {"HAS_NORM": half == 64, "HALF": half} | options | pdl_options(arch >= 90)
                 types = dict.fromkeys(names, f"*{dtype}") | ints | signature
                 yield f"{dtype}-{name}-{half}", rope_kv_write_kernel, types, flags, warps, 3, True

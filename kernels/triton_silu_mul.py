@@ -150,7 +150,7 @@ def silu_mul(projected: Projected, dtype: torch.dtype, pdl: bool = False) -> Ten
     Returns:
         [rows, intermediate].
     """
-    _, rows, width = projected.sums.shape
+    splits, rows, width = projected.sums.shape
     out = torch.empty(rows, width // 2, dtype=dtype, device=projected.sums.device)
     columns = BLOCK_BYTES // dtype.itemsize
     silu_mul_kernel[(row_blocks(rows), ceil_div(width // 2, columns))](
@@ -158,19 +158,19 @@ def silu_mul(projected: Projected, dtype: torch.dtype, pdl: bool = False) -> Ten
         ROW_BLOCK=ROW_BLOCK,
         BLOCK_COLUMNS=columns,
         RANK_BLOCK=rank_block(out.element_size()),
-        **warps_for(2 * columns, out.element_size()),
+        **warps_for(2 * columns, out.element_size(), splits),
         **projected_args(projected),
         **pdl_options(pdl),
     )
     return out
 
 
-def aot() -> Iterator[Setting]:
+def aot(arch: int) -> Iterator[Setting]:
     """The settings in use; see ``triton_launch.Setting``."""
     for dtype in DTYPES:
         item = 4 if dtype == "fp32" else 2
-        options = warps_for(2 * BLOCK_BYTES // item, item)
-        warps = options.pop("num_warps")
         for name, signature, constexprs in projected_settings(dtype):
-            flags = constexprs | {"BLOCK_COLUMNS": BLOCK_BYTES // item, "PDL": False, "PARTS": 2} | options
+            options = warps_for(2 * BLOCK_BYTES // item, item, constexprs["SPLITS"])
+            warps = options.pop("num_warps")
+            flags = constexprs | {"BLOCK_COLUMNS": BLOCK_BYTES // item, "PARTS": 2} | options | pdl_options(arch >= 90)
             yield f"{dtype}-{name}", silu_mul_kernel, {"out_ptr": f"*{dtype}"} | signature, flags, warps, 3, True
