@@ -169,7 +169,7 @@ def add_norm(x: Tensor, projected: Projected, weight: Tensor, scale: float = 1.0
         num_squares=squares.shape[1],
         BLOCK_COLUMNS=BLOCK_COLUMNS,
         RANK_BLOCK=rank_block(x.element_size()),
-        **warps_for(BLOCK_COLUMNS, x.element_size()),
+        **warps_for(BLOCK_COLUMNS, x.element_size(), projected.sums.shape[0]),
         **projected_args(projected),
     )
     return out, h, squares
@@ -208,7 +208,7 @@ def aot() -> Iterator[Setting]:
         own = dict.fromkeys(("x_ptr", "weight_ptr", "out_ptr", "h_ptr"), f"*{dtype}")
         own |= {"squares_ptr": "*fp32", "scale": "fp32", "num_squares": "i32"}
         for name, signature, constexprs in projected_settings(dtype):
-            options = warps_for(BLOCK_COLUMNS, 4 if dtype == "fp32" else 2)
+            options = warps_for(BLOCK_COLUMNS, 4 if dtype == "fp32" else 2, constexprs["SPLITS"])
             warps = options.pop("num_warps")
             flags = constexprs | {"BLOCK_COLUMNS": BLOCK_COLUMNS, "PARTS": 1} | options
             yield f"{dtype}-{name}", add_norm_kernel, own | signature, flags, warps, 3, True

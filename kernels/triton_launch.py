@@ -21,13 +21,13 @@ def next_power_of_2(n: int) -> int:
     return 1 << max(0, n - 1).bit_length()
 
 
-def warps_for(columns: int, item: int) -> dict[str, int]:
+def warps_for(columns: int, item: int, splits: int) -> dict[str, int]:
     """Launch options of a program over ROW_BLOCK rows of so many columns of ``item`` bytes: such that nothing spills.
 
     Left to itself the assembler rather spills a register than have fewer programs on a multiprocessor; there are never
-    many of these.
+    many of these. The loads of all splits are in flight together.
     """
-    warps = min(16, max(4, columns * item // 64))
+    warps = min(16, max(4 if splits <= 2 else 8, columns * item // 64))
     return {"num_warps": warps, "maxnreg": min(255, 65536 // (32 * warps))}
 
 
@@ -76,7 +76,7 @@ def load_projected(
 ):
     """float32 [rows, columns] of a projection, its splits summed."""
     total = tl.zeros([rows.shape[0], columns.shape[0]], tl.float32)
-    for split in tl.static_range(SPLITS):
+    for split in tl.range(SPLITS, loop_unroll_factor=2):
         at = (split * num_rows + rows).to(tl.int64)[:, None] * width + columns[None, :]
         total += tl.load(sums_ptr + at, mask=live, other=0.0).to(tl.float32)
     return total
@@ -101,7 +101,7 @@ def load_low(
     ranks = start + tl.arange(0, RANK_BLOCK)
     live = (rows < num_rows)[:, None] & (ranks < max_rank)[None, :]
     low = tl.zeros([rows.shape[0], RANK_BLOCK], tl.float32)
-    for split in tl.static_range(SPLITS):
+    for split in tl.range(SPLITS, loop_unroll_factor=2):
         at = ((split * num_rows + rows) * PARTS + part)[:, None] * max_rank + ranks[None, :]
         low += tl.load(low_ptr + at, mask=live, other=0.0)
     return low
@@ -212,8 +212,8 @@ def projected_settings(dtype: str) -> Iterator[tuple[str, dict[str, str], dict[s
     pointers = {"low_ptr": "*fp32", "pointers_ptr": "*i64"}
     pointers |= dict.fromkeys(("ranks_ptr", "row_slot_ptr", "block_slots_ptr", "block_counts_ptr"), "*i32")
     signature = {"sums_ptr": "*fp32", "num_rows": "i32", "width": "i32:16", "max_rank": "i32:16", **pointers}
-    for count in (1, 2):
-        for lora in (False, True):
+    for count in (1, 2, 8):
+        for lora in (False, True) if count <= 2 else (True,):
             for block in (1, ROW_BLOCK):
                 constexprs = {"SPLITS": count, "PARTS": 3, "HAS_LORA": lora, "ROW_BLOCK": block}
                 constexprs["RANK_BLOCK"] = rank_block(4 if dtype == "fp32" else 2)

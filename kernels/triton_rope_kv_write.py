@@ -229,7 +229,7 @@ def rope_kv_write(
         HAS_NORM=qk_norm is not None,
         HALF=next_power_of_2(dim // 2),
         RANK_BLOCK=rank_block(cache.element_size()),
-        **warps_for(dim, cache.element_size()),
+        **warps_for(dim, cache.element_size(), projected.sums.shape[0]),
         **projected_args(projected),
     )
     return q
@@ -243,7 +243,7 @@ def aot() -> Iterator[Setting]:
     for dtype in DTYPES:
         for name, signature, constexprs in projected_settings(dtype):
             for half in (32, 64, 128):
-                options = warps_for(2 * half, 4 if dtype == "fp32" else 2)
+                options = warps_for(2 * half, 4 if dtype == "fp32" else 2, constexprs["SPLITS"])
                 warps = options.pop("num_warps")
                 flags = constexprs | {"HAS_NORM": half == 64, "HALF": half} | options
                 types = dict.fromkeys(names, f"*{dtype}") | ints | signature

@@ -142,7 +142,7 @@ def silu_mul(projected: Projected, dtype: torch.dtype) -> Tensor:
         out_ptr=out,
         BLOCK_COLUMNS=columns,
         RANK_BLOCK=rank_block(out.element_size()),
-        **warps_for(2 * columns, out.element_size()),
+        **warps_for(2 * columns, out.element_size(), projected.sums.shape[0]),
         **projected_args(projected),
     )
     return out
@@ -152,8 +152,8 @@ def aot() -> Iterator[Setting]:
     """The settings in use; see ``triton_launch.Setting``."""
     for dtype in DTYPES:
         item = 4 if dtype == "fp32" else 2
-        options = warps_for(2 * BLOCK_BYTES // item, item)
-        warps = options.pop("num_warps")
         for name, signature, constexprs in projected_settings(dtype):
+            options = warps_for(2 * BLOCK_BYTES // item, item, constexprs["SPLITS"])
+            warps = options.pop("num_warps")
             flags = constexprs | {"BLOCK_COLUMNS": BLOCK_BYTES // item, "PARTS": 2} | options
             yield f"{dtype}-{name}", silu_mul_kernel, {"out_ptr": f"*{dtype}"} | signature, flags, warps, 3, True

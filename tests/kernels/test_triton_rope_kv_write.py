@@ -27,6 +27,11 @@ def rotary(dim, dtype):
     return Rotary(place(cos.to(DEVICE, dtype)), place(sin.to(DEVICE, dtype)))
 
 
+def unwritten(cache):
+    """How many NaNs there are in the cache and around it."""
+    return cache.new_empty(0).set_(cache.untyped_storage()).isnan().sum()
+
+
 def check(dtype, projected, qkv, heads, dim, qk_norm=False, slots=None, kind=torch.int32):
     """Against the reference; ``qkv`` is what ``projected`` stands for, every fifth row has no slot by default."""
     num_heads, num_kv_heads = heads
@@ -45,16 +50,14 @@ def check(dtype, projected, qkv, heads, dim, qk_norm=False, slots=None, kind=tor
     want_q, want_cache = reference.rope_kv_write(
         qkv, cache, positions[:rows], slots, tables.cos, tables.sin, num_heads, norms, EPS
     )
-    memory = cache.untyped_storage()
-    before = torch.empty(0, dtype=dtype, device=DEVICE).set_(memory).isnan().sum()
+    before = unwritten(cache)
     q = rope_kv_write(projected, cache, positions[:rows], more[:rows], tables, num_heads, norms, EPS)
     close(q, want_q, dtype)
     assert q.dtype == dtype
     assert torch.equal(cache.isnan(), want_cache.isnan())
     close(cache.nan_to_num(), want_cache.nan_to_num(), dtype)
     written = 2 * num_kv_heads * dim * sum(slot >= 0 for slot in slots)
-    after = torch.empty(0, dtype=dtype, device=DEVICE).set_(memory).isnan().sum()
-    assert before - after == written, "written out of bounds"
+    assert before - unwritten(cache) == written, "written out of bounds"
 
 
 def qkv_widths(heads, dim):

@@ -9,7 +9,7 @@ from alorakit.kernels.triton_linear import LinearTile, linear
 from alorakit.kernels.triton_silu_mul import silu_mul
 
 from .adapters import POPULARITY, RANKS, Adapters, place, projection
-from .devices import DTYPES, FEW_ROWS, ROWS, close, randn
+from .devices import DEVICE, DTYPES, FEW_ROWS, ROWS, close, randn
 
 pytestmark = pytest.mark.usefixtures("guarded")
 
@@ -100,7 +100,7 @@ def test_a_product_and_its_expand(rows, splits, dtype):
 def test_extremes(dtype):
     """Gates for which the sigmoid is 0 or 1."""
     gate = torch.tensor([-1e4, -90.0, 0.0, 90.0, 1e4])
-    sums = place(torch.cat([gate, torch.full((5,), 0.5)]).to(randn(1).device)[None, None])
+    sums = place(torch.cat([gate, torch.full((5,), 0.5)]).to(DEVICE)[None, None])
     check(dtype, Projected(sums), sums[0])
 
 
