@@ -10,6 +10,7 @@ from torch import Tensor
 from alorakit.engine.adapter_slots import AdapterSlots
 from alorakit.engine.attention import KVCache
 from alorakit.engine.captured_step import CapturedStep, GraphPool
+from alorakit.engine.decode_steps import DecodeSteps
 from alorakit.engine.model import Decoder
 from alorakit.engine.numerics import mark_hidden, mark_logits
 from alorakit.engine.rows import Rows
@@ -93,22 +94,29 @@ class TritonRunner:
             self._pdl = torch.cuda.get_device_capability(device) >= (9, 0)
         shape = (cache.block_size, cfg.num_heads, cfg.num_kv_heads, cfg.head_dim, model.dtype.itemsize, self._num_sms)
         self._planners = [TilePlanner(window, *shape) for window in self._windows]
-        self._table_blocks = -(-max_model_len // cache.block_size)
+        self._table_blocks = -(-max_model_len // cache.block_size) + 1
         self._steps: dict[StepShape, CapturedStep] = {}
         self._ran: _Ran | None = None
+        self._decode_steps = DecodeSteps(cache.block_size)
 
     def free(self) -> None:
         """Let go of the memory of weights, cache and graphs; the runner cannot run any more."""
         self._steps.clear()
         self._ran = None
+        self._decode_steps.forget()
         self.model.release()
         self.cache.data = self.cache.data.new_empty(0)
 
     def build(self, plan: Schedule) -> TritonBatch:
         """The arrays of a scheduled step; nothing is sent to the device yet."""
+        if (batch := self._decode_steps.follow(plan)) is not None:
+            return batch
         rows = Rows.of(plan, self.cache.block_size)
         plans = [planner.plan(rows.placed) for planner in self._planners] if rows.placed else []
-        return build(rows, plans, self._slots, len(rows.token_ids) <= ops.fused.MAX_ROWS)
+        batch = build(rows, plans, self._slots, len(rows.token_ids) <= ops.fused.MAX_ROWS)
+        if self._windows == [None]:
+            self._decode_steps.remember(batch)
+        return batch
 
     @torch.inference_mode()
     def run(self, batch: TritonBatch) -> Tensor:
@@ -130,10 +138,13 @@ class TritonRunner:
             return
         if ran.done is not None:
             ran.done.synchronize()
-        wrong = mark_hidden(ran.finite[: ran.batch.num_rows], ran.batch.entries)
+        flags, rows = ran.finite.numpy(), ran.batch.num_rows
+        if flags[:rows].all() and flags[ran.num_rows :][ran.logits_rows].all():
+            return
+        wrong = mark_hidden(ran.finite[:rows], ran.batch.entries)
         mark_logits(ran.finite[ran.num_rows :][ran.logits_rows], ran.batch.wanted)
-        for rows in wrong:
-            slots = torch.from_numpy(ran.batch.arrays["slots"][rows]).long()
+        for where in wrong:
+            slots = torch.from_numpy(ran.batch.arrays["slots"][where]).long()
             self.cache.forget(slots.to(self.model.device))
 
     def _run_few(self, batch: TritonBatch) -> Tensor:
