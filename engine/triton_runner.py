@@ -97,6 +97,8 @@ class TritonRunner:
         self._table_blocks = -(-max_model_len // cache.block_size) + 1
         self._steps: dict[StepShape, CapturedStep] = {}
         self._ran: _Ran | None = None
+        self._flags = torch.empty(0, dtype=torch.bool)
+        self._done = torch.cuda.Event() if device.type == "cuda" else None
         self._decode_steps = DecodeSteps(cache.block_size)
 
     def free(self) -> None:
@@ -237,12 +239,13 @@ class TritonRunner:
 
     def _watch(self, ran: _Ran) -> None:
         """Start copying the flags to the host."""
-        if ran.finite.device.type == "cuda":
-            host = torch.empty(ran.finite.shape, dtype=torch.bool, pin_memory=True)
+        if self._done is not None:
+            if len(self._flags) < len(ran.finite):  # one pass is watched at a time, so they all share a buffer
+                self._flags = torch.empty(len(ran.finite), dtype=torch.bool, pin_memory=True)
+            host = self._flags[: len(ran.finite)]
             host.copy_(ran.finite, non_blocking=True)
-            done = torch.cuda.Event()
-            done.record()
-            ran = replace(ran, finite=host, done=done)
+            self._done.record()
+            ran = replace(ran, finite=host, done=self._done)
         self._ran = ran
 
     @cached_property
