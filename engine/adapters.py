@@ -102,11 +102,18 @@ class Adapter:
 
 def find_last(tokens: list[int], pattern: tuple[int, ...]) -> int | None:
     """Start of the last occurrence of ``pattern`` in ``tokens``, or None."""
-    size = len(pattern)
-    for start in range(len(tokens) - size, -1, -1):
-        if tokens[start] == pattern[0] and tuple(tokens[start : start + size]) == pattern:
+    last, first, size = len(tokens) - 1, pattern[0], len(pattern)
+    backwards = tokens[::-1]  # a list finds a token quickly from its beginning only
+    at = size - 1
+    while True:
+        try:
+            at = backwards.index(first, at)
+        except ValueError:
+            return None
+        start = last - at
+        if tuple(tokens[start : start + size]) == pattern:
             return start
-    return None
+        at += 1
 
 
 def linear_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:

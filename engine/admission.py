@@ -1,10 +1,13 @@
 """From a caller's prompt to a sequence: tokenized, activation found, validated; refused here or never."""
 
 import secrets
+from array import array
 from collections.abc import Sequence as Seq
 from numbers import Integral
 from types import UnionType
 from typing import Any
+
+import numpy as np
 
 from alorakit.engine.adapters import Adapter
 from alorakit.engine.branches import Branches
@@ -99,7 +102,10 @@ class Admission:
         if isinstance(prompt, str):
             tokens: list[int] = self._tokenizer.encode(prompt)
         elif isinstance(prompt, list | tuple):
-            tokens = [int(t) if isinstance(t, Integral) and not isinstance(t, bool) else t for t in prompt]
+            tokens = list(prompt)
+            if tokens and self._are_ids(tokens):
+                return tokens
+            tokens = [int(t) if isinstance(t, Integral) and not isinstance(t, bool) else t for t in tokens]
         else:
             raise RequestError(f"prompt must be a text or a list of token ids, not {type(prompt).__name__}")
         if not tokens:
@@ -109,9 +115,21 @@ class Admission:
 
     def check_ids(self, tokens: Seq[int]) -> None:
         """RequestError if one is not a token id of the model."""
+        if self._are_ids(tokens):
+            return
         for token in tokens:
             if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < self._vocab_size:
                 raise RequestError(f"token id {shown(token)} must be an integer from 0 to {self._vocab_size - 1}")
+
+    def _are_ids(self, tokens: Seq[int]) -> bool:
+        """Whether all are plain ints of the vocabulary; no loop in Python, as a prompt may have many thousands."""
+        if not {*map(type, tokens)} <= {int}:
+            return False
+        try:
+            ids = np.frombuffer(array("q", tokens), np.int64)
+        except OverflowError:
+            return False
+        return not len(ids) or bool(ids.min() >= 0 and ids.max() < self._vocab_size)
 
     def candidate(self, text: str, end: bool) -> list[int]:
         """Token ids of a candidate, closed by end-of-sequence if ``end``.
@@ -175,7 +193,7 @@ def as_prompts(prompts: Prompt | Seq[Prompt]) -> list[Prompt]:
     if not isinstance(prompts, list | tuple):
         kind = type(prompts).__name__
         raise RequestError(f"prompts must be a text, a list of token ids, or a list of either, not {kind}")
-    if prompts and all(isinstance(item, Integral) for item in prompts):
+    if prompts and all(issubclass(kind, Integral) for kind in {*map(type, prompts)}):
         return [prompts]
     return list(prompts)
 

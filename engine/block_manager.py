@@ -62,9 +62,9 @@ class BlockManager:
 
     def grow(self, sequence: Sequence, num_rows: int) -> bool:
         """See that a sequence has blocks for ``num_rows`` rows; False, with nothing changed, if they are lacking."""
-        missing = self._num_blocks(num_rows) - len(sequence.blocks)
-        if missing <= 0:
+        if num_rows <= len(sequence.blocks) * self.tree.block_size:
             return True
+        missing = self._num_blocks(num_rows) - len(sequence.blocks)
         taken = self.tree.allocate(missing, sequence.blocks[-1] if sequence.blocks else None)
         if taken is None:
             return False

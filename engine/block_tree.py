@@ -80,7 +80,7 @@ class Match:
     @property
     def num_tokens(self) -> int:
         """Tokens whose KV need not be computed."""
-        return sum(len(n.tokens) for n in self.nodes) + self.partial_rows
+        return (self.nodes[-1].end if self.nodes else 0) + self.partial_rows
 
 
 class BlockTree:

@@ -56,7 +56,8 @@ class IncrementalDetokenizer:
         new = text[len(self._shown) :]
         self._window = self._window[self._read :]
         self._read = len(self._window)
-        self._shown = self._tokenizer.decode(self._window)
+        one = self._read == 1
+        self._shown = self._tokenizer.text_of(self._window[0]) if one else self._tokenizer.decode(self._window)
         return new
 
     def flush(self) -> str:

@@ -39,6 +39,10 @@ class AnswerHistory:
         for index, token in enumerate(answer):
             seen[padded[index : index + ORDER]][token] += 1
 
+    def knows(self, sequence: Sequence) -> bool:
+        """Whether there are answers to propose from."""
+        return sequence.adapter is not None and sequence.adapter.info.digest in self._seen
+
     def propose(self, sequence: Sequence, limit: int) -> tuple[int, ...]:
         """What will probably follow, ``limit`` tokens at most.
 
@@ -49,7 +53,8 @@ class AnswerHistory:
             return ()
         seen = self._seen.get(sequence.adapter.info.digest) if sequence.adapter is not None else None
         draft: list[int] = []
-        tail = ((START,) * ORDER + tuple(sequence.completion))[-ORDER:]
+        last = sequence.tokens[max(sequence.num_prompt, len(sequence.tokens) - ORDER) :]
+        tail = ((START,) * ORDER + tuple(last))[-ORDER:]
         while seen and len(draft) < min(limit, self._max_tokens) and (after := seen.get(tail)):
             [(token, times)] = after.most_common(1)
             if times < 2 or 2 * times <= after.total():

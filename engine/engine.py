@@ -191,7 +191,8 @@ class Engine:
         """
         if not self._closed:
             self.loop.advance()
-        ended = [i for i, group in self._requests.items() if all(s.status is Status.FINISHED for s in group)]
+        done = Status.FINISHED
+        ended = [i for i, g in self._requests.items() if g[0].status is done and all(s.status is done for s in g)]
         if self._closed and not ended:
             self.check_open()
         return [sequence.to_output() for request_id in ended for sequence in self._requests.pop(request_id)]

@@ -58,7 +58,7 @@ class OutputText:
     def _advance(self) -> bool:
         if self._detokenizer.num_pending == 0:
             self._ends += [len(self.text)] * (len(self._raw) - len(self._ends))
-        found = len(self._raw) > self._min_tokens and self._find_stop()
+        found = bool(self._stops) and len(self._raw) > self._min_tokens and self._find_stop()
         self._checked = len(self.text)
         return found
 

@@ -1,6 +1,7 @@
 """What goes in and what comes out: sampling parameters, outputs, scores."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from alorakit.engine.errors import AlorakitError, RequestError, shown
@@ -118,12 +119,18 @@ class SamplingParams:
         """The stop strings, always a tuple."""
         return tuple(self.stop or ())
 
-    @property
+    @cached_property
     def stop_ids(self) -> frozenset[int]:
         """The stop tokens."""
         return frozenset(self.stop_token_ids or ())
 
-    @property
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether the most likely token is all that is asked for, whatever was said before; grammars set aside."""
+        reported = self.logprobs is not None or self.prompt_logprobs is not None
+        return self.temperature == 0.0 and self.min_tokens == 0 and not self.has_penalties and not reported
+
+    @cached_property
     def has_penalties(self) -> bool:
         """Whether what was decoded (or prompted) changes the logits."""
         return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0

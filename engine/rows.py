@@ -1,14 +1,14 @@
 """One step's rows on the host: token ids, positions, where KV goes, who is adapted. Both runners start from these."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from alorakit.engine.adapters import Adapter
 from alorakit.engine.block_pool import slot_runs
 from alorakit.engine.schedule import BlockCopy, Entry, Schedule
 
 
-@dataclass(frozen=True)
-class PlacedEntry:
+class PlacedEntry(NamedTuple):
     """An entry and the first of its rows in the batch."""
 
     entry: Entry
@@ -43,7 +43,7 @@ class Rows:
     @classmethod
     def of(cls, plan: Schedule, block_size: int) -> "Rows":
         """Lay out what is scheduled."""
-        plan.entries.sort(key=_adapter)
+        plan.entries.sort(key=row_order)
         rows = cls(copies=plan.copies)
         for entry in plan.entries:
             rows._add(entry, block_size)
@@ -62,17 +62,24 @@ class Rows:
     def _add(self, entry: Entry, block_size: int) -> None:
         sequence, first = entry.sequence, len(self.token_ids)
         self.placed.append(PlacedEntry(entry, first))
-        stop = entry.start + entry.num_tokens
-        self.token_ids += [*sequence.tokens[entry.start : stop], *entry.draft]
-        self.positions += range(entry.start, stop + len(entry.draft))
-        if entry.branches and sequence.branches is not None:
-            self.token_ids += sequence.branches.token_ids
-            self.positions += [stop + p for p in sequence.branches.positions]
-        self.runs += slot_runs(sequence.blocks, block_size, entry.start, entry.start + entry.num_rows)
-        if sequence.adapter is not None and sequence.activation is not None:
-            active = first + max(0, sequence.activation - entry.start)
+        start = entry.start
+        if entry.num_rows == 1:  # what most entries are
+            slot = sequence.blocks[start // block_size] * block_size + start % block_size
+            self.token_ids.append(sequence.tokens[start])
+            self.positions.append(start)
+            self.runs.append((slot, slot + 1))
+        else:
+            stop = start + entry.num_tokens
+            self.token_ids += [*sequence.tokens[start:stop], *entry.draft]
+            self.positions += range(start, stop + len(entry.draft))
+            if entry.branches and sequence.branches is not None:
+                self.token_ids += sequence.branches.token_ids
+                self.positions += [stop + p for p in sequence.branches.positions]
+            self.runs += slot_runs(sequence.blocks, block_size, start, start + entry.num_rows)
+        if (adapter := sequence.active_adapter) is not None and sequence.activation is not None:
+            active = first + max(0, sequence.activation - start)
             if active < len(self.token_ids):
-                self._adapt(active, len(self.token_ids), sequence.adapter)
+                self._adapt(active, len(self.token_ids), adapter)
         self.logits_rows += [first + row for row in entry.logits_rows]
 
     def _adapt(self, start: int, end: int, adapter: Adapter) -> None:
@@ -83,6 +90,7 @@ class Rows:
             self.segments.append((start, end, adapter))
 
 
-def _adapter(entry: Entry) -> str:
-    sequence = entry.sequence
-    return "" if sequence.adapter is None or sequence.activation is None else sequence.adapter.info.digest
+def row_order(entry: Entry) -> str:
+    """What entries are sorted by: rows of the same adapter are neighbours."""
+    adapter = entry.sequence.active_adapter
+    return "" if adapter is None else adapter.info.digest

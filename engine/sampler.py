@@ -79,6 +79,8 @@ class Sampler:
             logits: float32 [rows, vocab_size]; each entry's ``logits_rows``, one entry after the other.
             entries: Whose rows they are. The log-probabilities of their sequences are filled in where asked for.
         """
+        if all(map(_is_plain, entries)):  # what most steps are, and each entry has one row
+            return [[token] for token in logits.argmax(-1).tolist()]
         groups: list[list[Pick]] = []
         wanted: list[Wanted] = []
         scored: list[tuple[int, Sequence]] = []
@@ -169,6 +171,13 @@ class Sampler:
         from llguidance import LLExecutor  # only structured output needs it
 
         return LLExecutor()
+
+
+def _is_plain(entry: Entry) -> bool:
+    """Whether the most likely token is all that an entry needs."""
+    sequence = entry.sequence
+    extras = entry.branches or entry.draft or sequence.matcher or sequence.error
+    return entry.completes and sequence.sampling.is_plain and not extras
 
 
 def _argmax(logits: Tensor, picks: list[Pick]) -> Tensor:

@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from alorakit.engine.sequence import Sequence
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class Entry:
     """Rows of one sequence in a step: tokens ``[start, start + num_tokens)``, then branches or a draft.
+
+    Not changed once made, and not frozen: a step makes one for each of its sequences, and freezing takes twice as long.
 
     Attributes:
         sequence: Whose rows they are.
@@ -16,6 +18,10 @@ class Entry:
         completes: Whether its last token is among them, so that a next token (or the scores) can be had.
         branches: Whether the candidates' rows follow.
         draft: Tokens guessed to come next; their rows follow, and those that turn out right count.
+        num_rows: Rows that enter the model.
+        num_prompt_logprobs: Rows, from the first one on, that predict a prompt token whose log-probability is asked
+            for.
+        logits_rows: Rows whose logits are wanted: those that predict prompt tokens, then those that choose or score.
     """
 
     sequence: Sequence
@@ -24,24 +30,20 @@ class Entry:
     completes: bool
     branches: bool = False
     draft: tuple[int, ...] = ()
+    num_rows: int = field(init=False)
+    num_prompt_logprobs: int = field(init=False, default=0)
+    logits_rows: range = field(init=False)
 
-    @property
-    def num_rows(self) -> int:
-        """Rows that enter the model."""
-        return self.num_tokens + len(self.draft) + (self.sequence.num_branch_rows if self.branches else 0)
-
-    @property
-    def num_prompt_logprobs(self) -> int:
-        """Rows, from the first one on, that predict a prompt token whose log-probability is asked for."""
-        if self.sequence.sampling.prompt_logprobs is None:
-            return 0
-        return max(0, min(self.start + self.num_tokens, self.sequence.num_prompt - 1) - self.start)
-
-    @property
-    def logits_rows(self) -> range:
-        """Rows whose logits are wanted: those that predict prompt tokens, then those that choose or score."""
-        begin = self.num_tokens - 1 if self.completes else self.num_rows
-        return range(0 if self.num_prompt_logprobs else begin, self.num_rows if self.completes else self.num_tokens)
+    def __post_init__(self) -> None:
+        """Work out what every stage of the step asks for."""
+        sequence, num_tokens = self.sequence, self.num_tokens
+        self.num_rows = num_tokens + len(self.draft) + (sequence.num_branch_rows if self.branches else 0)
+        begin = num_tokens - 1 if self.completes else self.num_rows
+        if sequence.sampling.prompt_logprobs is not None:
+            end = min(self.start + num_tokens, sequence.num_prompt - 1)
+            self.num_prompt_logprobs = max(0, end - self.start)
+            begin = 0 if self.num_prompt_logprobs else begin
+        self.logits_rows = range(begin, self.num_rows if self.completes else num_tokens)
 
 
 @dataclass(frozen=True)

@@ -70,11 +70,11 @@ class Scheduler:
     def schedule(self) -> Schedule:
         """Choose the next step's rows and get their blocks; preempts the last in order if blocks run out."""
         self.plan = plan = Schedule()
-        decoding = [s for s in self.running if s.is_decoding]
-        prefilling = [s for s in self.running if not s.is_decoding]
+        order = sorted(self.running, key=_is_prefilling)
         late, self._late = self._late, None
-        first = [late] if late is not None and late.status is Status.RUNNING else []
-        for sequence in first + [s for s in decoding + prefilling if s is not late]:
+        if late is not None and late.status is Status.RUNNING:
+            order = [late, *(s for s in order if s is not late)]
+        for sequence in order:
             if sequence.status is not Status.RUNNING:
                 continue
             entry = self._entry(sequence)
@@ -160,7 +160,7 @@ class Scheduler:
     def _with_draft(self, entry: Entry) -> Entry:
         """Add guesses of what comes next, as far as budget and blocks allow; never at another sequence's cost."""
         sequence = entry.sequence
-        if not entry.completes or entry.branches:
+        if not entry.completes or entry.branches or not self.answers.knows(sequence):
             return entry
         room = self._max_tokens - self.plan.num_rows - entry.num_rows
         draft = self.answers.propose(sequence, min(room, sequence.max_len - len(sequence.tokens) - 1))
@@ -258,6 +258,10 @@ class Scheduler:
             return False
         self._preempt(later[-1])
         return True
+
+
+def _is_prefilling(sequence: Sequence) -> bool:
+    return not sequence.is_decoding
 
 
 def _order(sequence: Sequence) -> tuple[int, int]:

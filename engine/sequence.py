@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from functools import cached_property
 
 from alorakit.engine.adapters import Adapter
 from alorakit.engine.block_tree import Extra, Node
@@ -80,19 +81,19 @@ class Sequence:
     first_token: float | None = None
     finished: float | None = None
 
-    @property
+    @cached_property
     def extra(self) -> Extra | None:
         """What tags this sequence's blocks from the activation point on."""
         if self.adapter is None or self.activation is None:
             return None
         return Extra(self.adapter.info.digest, self.activation)
 
-    @property
+    @cached_property
     def active_adapter(self) -> Adapter | None:
         """The adapter if any row is adapted."""
         return None if self.activation is None else self.adapter
 
-    @property
+    @cached_property
     def writer(self) -> str | None:
         """Digest of the adapter whose request computes this sequence's KV (its base part too); None for the base."""
         return None if self.adapter is None else self.adapter.info.digest
@@ -120,7 +121,7 @@ class Sequence:
         """Tokens decoded so far."""
         return self.tokens[self.num_prompt :]
 
-    @property
+    @cached_property
     def num_branch_rows(self) -> int:
         """Rows of the candidates' branches."""
         return 0 if self.branches is None else self.branches.num_rows

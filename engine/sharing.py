@@ -21,12 +21,21 @@ class Tail(NamedTuple):
     rows: int
 
 
-def common_rows(sequence: Sequence, other: Sequence) -> int:
-    """How many leading tokens of ``sequence`` have the same KV as ``other``'s; its last token never counts."""
-    limit = min(len(sequence.tokens) - 1, len(other.tokens))
+def common_rows(sequence: Sequence, other: Sequence, start: int, end: int) -> int:
+    """How many leading tokens of ``sequence`` have the same KV as ``other``'s; its last token never counts.
+
+    Args:
+        sequence: Whose tokens they are.
+        other: Another sequence.
+        start: So many are known to have.
+        end: No more than so many matter.
+    """
+    limit = min(len(sequence.tokens) - 1, len(other.tokens), end)
     if sequence.extra != other.extra:
         limit = min(limit, *(e.activation for e in (sequence.extra, other.extra) if e is not None))
-    return common_prefix(sequence.tokens, other.tokens, limit)
+    if limit <= start:
+        return limit
+    return start + common_prefix(sequence.tokens[start:limit], other.tokens[start:limit], limit - start)
 
 
 def common_prefix(a: Seq[int], b: Seq[int], limit: int) -> int:
@@ -57,7 +66,8 @@ def find_tail(sequence: Sequence, match: Match, running: Iterable[Sequence], blo
             continue
         if index and other.nodes[-1] is not match.nodes[-1]:
             continue
-        if (usable := min(common_rows(sequence, other), other.num_computed) - start) > rows:
+        end = min(start + block_size, other.num_computed)  # what is before is the same node's
+        if (usable := common_rows(sequence, other, start, end) - start) > rows:
             best, rows = Tail(other, other.blocks[index], usable), usable
     return best
 
@@ -73,7 +83,7 @@ def find_leader(sequence: Sequence, have: int, running: Iterable[Sequence], leas
     for other in running:
         if other.num_computed >= other.num_prompt or other.num_prompt <= most:
             continue
-        rows = common_rows(sequence, other)
+        rows = common_rows(sequence, other, 0, len(other.tokens))
         if rows > most and rows > other.num_computed:
             best, most = (other, rows), rows
     return best

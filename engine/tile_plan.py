@@ -149,7 +149,8 @@ class TilePlanner:
     def _tables(self, placed: list[PlacedEntry], own: list[int] | None) -> tuple["array[int]", Array]:
         """Block ids of all entries; and for each, where key 0's would be if it were there.
 
-        Blocks of a shared prefix and those before a window are left out.
+        Blocks of a shared prefix and those before a window are left out. Behind each entry's is a place for one more,
+        which a decode step that follows may fill.
         """
         size, blocks, starts = self.block_size, array("i"), []
         for index, p in enumerate(placed):
@@ -158,6 +159,7 @@ class TilePlanner:
                 first = max(0, p.entry.start - self.window + 1) // size
             starts.append(len(blocks) - first)
             blocks.extend(p.entry.sequence.blocks[first : -(-(p.entry.start + p.entry.num_rows) // size)])
+            blocks.append(0)  # a place for the next
         return blocks, np.array(starts, np.int32)
 
     def _own_units(self, kv: Array, visible: Array, first: Array, count: Array, begin: Array, tables: Array) -> Units:

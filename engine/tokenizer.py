@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 Message = Mapping[str, Any]
 """``role`` and ``content``, and optionally ``token_ids``: the ids this engine generated for the content."""
 
+# Tokens whose text is remembered.
+MAX_TEXTS = 1 << 15
+
 
 class Tokenizer:
     """A model's tokenizer and chat template.
@@ -30,6 +34,7 @@ class Tokenizer:
         special_ids: Ids that decoding skips.
         byte_ids: Ids of single bytes (SentencePiece's byte fallback), which decode only together with their neighbours.
         chat_template: Text of the chat template, or None.
+        text_of: Text of one id, remembered.
         now: Moment that a template sees when it asks for the date (frozen at construction).
         splice_fallbacks: How many messages with ``token_ids`` had to be rendered from their text instead.
     """
@@ -49,6 +54,8 @@ class Tokenizer:
         added = self._backend.get_added_tokens_decoder()
         self.special_ids = frozenset(index for index, token in added.items() if token.special)
         self.byte_ids = _byte_ids(self._backend)
+        # A token decoded on its own, as every step does for every row.
+        self.text_of = lru_cache(MAX_TEXTS)(lambda token_id: self.decode([token_id]))
         self.splice_fallbacks = 0
         template = files.template or ""
         # As transformers does: a token is the template's to write if it is special or the template spells it.

@@ -10,6 +10,7 @@ from torch import Tensor
 from alorakit.engine.adapter_slots import AdapterSlots
 from alorakit.engine.attention import KVCache
 from alorakit.engine.captured_step import CapturedStep, GraphPool
+from alorakit.engine.decode_steps import DecodeSteps
 from alorakit.engine.model import Decoder
 from alorakit.engine.numerics import mark_hidden, mark_logits
 from alorakit.engine.rows import Rows
@@ -92,22 +93,31 @@ class TritonRunner:
             self._num_sms = torch.cuda.get_device_properties(device).multi_processor_count
         shape = (cache.block_size, cfg.num_heads, cfg.num_kv_heads, cfg.head_dim, model.dtype.itemsize, self._num_sms)
         self._planners = [TilePlanner(window, *shape) for window in self._windows]
-        self._table_blocks = -(-max_model_len // cache.block_size)
+        self._table_blocks = -(-max_model_len // cache.block_size) + 1
         self._steps: dict[StepShape, CapturedStep] = {}
         self._ran: _Ran | None = None
+        self._flags = torch.empty(0, dtype=torch.bool)
+        self._done = torch.cuda.Event() if device.type == "cuda" else None
+        self._decode_steps = DecodeSteps(cache.block_size)
 
     def free(self) -> None:
         """Let go of the memory of weights, cache and graphs; the runner cannot run any more."""
         self._steps.clear()
         self._ran = None
+        self._decode_steps.forget()
         self.model.release()
         self.cache.data = self.cache.data.new_empty(0)
 
     def build(self, plan: Schedule) -> TritonBatch:
         """The arrays of a scheduled step; nothing is sent to the device yet."""
+        if (batch := self._decode_steps.follow(plan)) is not None:
+            return batch
         rows = Rows.of(plan, self.cache.block_size)
         plans = [planner.plan(rows.placed) for planner in self._planners] if rows.placed else []
-        return build(rows, plans, self._slots, len(rows.token_ids) <= ops.fused.MAX_ROWS)
+        batch = build(rows, plans, self._slots, len(rows.token_ids) <= ops.fused.MAX_ROWS)
+        if self._windows == [None]:
+            self._decode_steps.remember(batch)
+        return batch
 
     @torch.inference_mode()
     def run(self, batch: TritonBatch) -> Tensor:
@@ -129,10 +139,13 @@ class TritonRunner:
             return
         if ran.done is not None:
             ran.done.synchronize()
-        wrong = mark_hidden(ran.finite[: ran.batch.num_rows], ran.batch.entries)
+        flags, rows = ran.finite.numpy(), ran.batch.num_rows
+        if flags[:rows].all() and flags[ran.num_rows :][ran.logits_rows].all():
+            return
+        wrong = mark_hidden(ran.finite[:rows], ran.batch.entries)
         mark_logits(ran.finite[ran.num_rows :][ran.logits_rows], ran.batch.wanted)
-        for rows in wrong:
-            slots = torch.from_numpy(ran.batch.arrays["slots"][rows]).long()
+        for where in wrong:
+            slots = torch.from_numpy(ran.batch.arrays["slots"][where]).long()
             self.cache.forget(slots.to(self.model.device))
 
     def _run_few(self, batch: TritonBatch) -> Tensor:
@@ -225,12 +238,13 @@ class TritonRunner:
 
     def _watch(self, ran: _Ran) -> None:
         """Start copying the flags to the host."""
-        if ran.finite.device.type == "cuda":
-            host = torch.empty(ran.finite.shape, dtype=torch.bool, pin_memory=True)
+        if self._done is not None:
+            if len(self._flags) < len(ran.finite):  # one pass is watched at a time, so they all share a buffer
+                self._flags = torch.empty(len(ran.finite), dtype=torch.bool, pin_memory=True)
+            host = self._flags[: len(ran.finite)]
             host.copy_(ran.finite, non_blocking=True)
-            done = torch.cuda.Event()
-            done.record()
-            ran = replace(ran, finite=host, done=done)
+            self._done.record()
+            ran = replace(ran, finite=host, done=self._done)
         self._ran = ran
 
     @cached_property

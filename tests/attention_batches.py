@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import torch
 
+from alorakit import SamplingParams
 from alorakit.engine.attention_plan import PlacedEntry
 from alorakit.engine.branches import Branches, additive_mask
 from alorakit.engine.schedule import Entry
@@ -47,7 +48,9 @@ def place(batch: Sequence[Rows], block_size: int, seed: int = 0) -> tuple[list[P
         num_branch_rows = branches.num_rows if branches else 0
         end = rows.start + rows.num + rows.draft + num_branch_rows
         blocks = shared + [free.pop() for _ in range(-(-end // block_size) - len(shared))]
-        sequence = SimpleNamespace(nodes=shared, blocks=blocks, branches=branches, num_branch_rows=num_branch_rows)
+        sequence = SimpleNamespace(
+            nodes=shared, blocks=blocks, branches=branches, num_branch_rows=num_branch_rows, sampling=SamplingParams()
+        )
         entry = Entry(sequence, rows.start, rows.num, True, bool(rows.candidates), tuple(range(rows.draft)))
         placed.append(PlacedEntry(entry, row))
         row += entry.num_rows

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from alorakit import SamplingParams
 from alorakit.engine.attention_plan import FEW_ROWS, MIN_BLOCK_ROWS, Planner
 from alorakit.engine.rows import PlacedEntry
 from alorakit.engine.schedule import Entry
@@ -26,7 +27,9 @@ def make_batch(rng: random.Random, rows: list[int], shared: list[list[int]]) -> 
         prefix = shared[index % len(shared)]
         start = len(prefix) * SIZE + rng.randrange(0, 50)
         blocks = prefix + [free.pop() for _ in range(-(-(start + num) // SIZE) - len(prefix))]
-        sequence = SimpleNamespace(nodes=prefix, blocks=blocks, branches=None, num_branch_rows=0)
+        sequence = SimpleNamespace(
+            nodes=prefix, blocks=blocks, branches=None, num_branch_rows=0, sampling=SamplingParams()
+        )
         placed.append(PlacedEntry(Entry(sequence, start, num, completes=True), row))
         row += num
     return placed
@@ -87,7 +90,7 @@ def test_few_single_rows_have_no_pairs():
 def test_neighbours_and_small_gaps_make_one_run_of_blocks():
     entries = []
     for row, blocks in enumerate(([0, 1, 2], [3, 4, 5], [6, 7], [9], [10, 11], [12, 13, 14], [15], [16, 30])):
-        sequence = SimpleNamespace(nodes=[], blocks=blocks, branches=None, num_branch_rows=0)
+        sequence = SimpleNamespace(nodes=[], blocks=blocks, branches=None, num_branch_rows=0, sampling=SamplingParams())
         entries.append(PlacedEntry(Entry(sequence, len(blocks) * SIZE - 3, 1, completes=True), row))
     plan = assert_equals_reference(entries, None, torch.float32)
     assert plan.blocks is not None and plan.blocks.runs == ((0, 17), (30, 31))

@@ -1,7 +1,11 @@
 """Requests and settings that cannot be: one typed line each, and nothing is run."""
 
+import random
+
+import numpy as np
 import pytest
 
+from alorakit.engine.adapters import find_last
 from alorakit.engine.errors import AdapterNotFoundError, AlorakitError, ConfigError, RequestError
 from alorakit.engine.request import SamplingParams
 
@@ -33,6 +37,9 @@ def test_one_bad_prompt_runs_none_of_the_call(tiny_engine):
         (lambda e: e.generate([600]), "token id 600 must be an integer from 0 to 511"),
         (lambda e: e.generate([-1]), "token id -1"),
         (lambda e: e.generate([[1, "a"]]), "token id 'a'"),
+        (lambda e: e.generate([[1, True]]), "token id True"),
+        (lambda e: e.generate([[1, 2**70]]), "token id 1180591620717411303424"),
+        (lambda e: e.generate([[1, 2.0]]), "token id 2.0"),
         (lambda e: e.generate([3.5]), "not float"),
         (lambda e: e.generate([PROMPT, PROMPT], [SamplingParams()]), "sampling has 1 entries for 2 prompts"),
         (lambda e: e.generate(PROMPT, adapter=["a", "b"]), "adapter has 2 entries for 1 prompts"),
@@ -114,3 +121,18 @@ def test_arguments_of_the_wrong_kind(tiny_engine, call):
     with pytest.raises(RequestError):
         call(engine)
     assert engine.stats().tokens_computed == 0
+
+
+def test_integers_of_numpy_are_token_ids(tiny_engine):
+    engine = tiny_engine()
+    want = engine.generate(PROMPT, greedy())[0].token_ids
+    assert engine.generate([np.int64(token) for token in PROMPT], greedy())[0].token_ids == want
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_last_occurrence_is_found(seed):
+    rng = random.Random(seed)
+    tokens = [rng.randrange(3) for _ in range(rng.randrange(40))]
+    pattern = tuple(rng.randrange(3) for _ in range(rng.randrange(1, 5)))
+    found = [i for i in range(len(tokens)) if tuple(tokens[i : i + len(pattern)]) == pattern]
+    assert find_last(tokens, pattern) == (found[-1] if found else None)

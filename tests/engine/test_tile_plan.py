@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alorakit.engine.rows import PlacedEntry
 from alorakit.engine.tile_plan import SHARING_LEVELS, TilePlanner, max_items, max_parts
 from alorakit.kernels.ops import TILE_CLASSES, TilePlan
 
@@ -14,9 +15,17 @@ from ..attention_batches import Rows, place, visible
 
 
 def check(batch: list[Rows], planner: TilePlanner, tile_class: str | None = None) -> TilePlan:
-    """Plan a batch and hold the plan against brute force."""
+    """Plan a batch, and see that the plan is right and its items in order."""
     placed, _ = place(batch, planner.block_size)
     plan = planner.plan(placed, tile_class)
+    assert_covers(plan, placed, planner)
+    lengths = (plan.items[:, 4] - plan.items[:, 3]).tolist()
+    assert all(first >= second for first, second in pairwise(lengths))
+    return plan
+
+
+def assert_covers(plan: TilePlan, placed: list[PlacedEntry], planner: TilePlanner) -> None:
+    """Hold a plan against brute force."""
     num_rows = sum(p.entry.num_rows for p in placed)
     tile = planner.tile(plan.tile_class)
     assert all(array.dtype == np.int32 and array.flags.c_contiguous for array in plan.arrays)
@@ -40,13 +49,10 @@ def check(batch: list[Rows], planner: TilePlanner, tile_class: str | None = None
     want = [row for p in placed for row in visible(p, planner.window).numpy().astype(int)]
     assert all((got == expected).all() for got, expected in zip(met, want, strict=True))
     check_partials(plan, num_rows)
-    lengths = (plan.items[:, 4] - plan.items[:, 3]).tolist()
-    assert all(first >= second for first, second in pairwise(lengths))
     assert len(plan.items) <= max_items(num_rows, planner.num_sms, planner.num_kv_heads)
     if plan.tile_class == "decode":
         assert len(plan.items) <= max_items(num_rows, planner.num_sms, planner.num_kv_heads, units=num_rows)
     assert plan.num_parts <= max_parts(num_rows, planner.num_sms, planner.num_kv_heads)
-    return plan
 
 
 def check_partials(plan: TilePlan, num_rows: int) -> None:
