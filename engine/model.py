@@ -106,15 +106,22 @@ class Decoder:
         Returns:
             Hidden states after the final norm, [rows, hidden_size].
         """
-        cfg = self.config
-        x = F.embedding(token_ids, self.embedding)
-        if cfg.embedding_multiplier != 1.0:
-            x = x * cfg.embedding_multiplier
         cos, sin = self.rotary.at(positions)
+        return self.run_layers(self.embed(token_ids), cos, sin, attention, lora)
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """Input of the first layer, [rows, hidden_size]."""
+        x = F.embedding(token_ids, self.embedding)
+        return x if self.config.embedding_multiplier == 1.0 else x * self.config.embedding_multiplier
+
+    def run_layers(
+        self, x: Tensor, cos: Tensor, sin: Tensor, attention: Attention, lora: LoraApplier | None
+    ) -> Tensor:
+        """:meth:`forward` from :meth:`embed`'s result on; ``cos`` and ``sin`` are ``rotary.at(positions)``."""
         for index, layer in enumerate(self.layers):
             x = self._residual(x, self._attend(index, layer, x, cos, sin, attention, lora))
             x = self._residual(x, self._mlp(index, layer, x, lora))
-        return ops.rms_norm(x, self.final_norm, cfg.rms_norm_eps)
+        return ops.rms_norm(x, self.final_norm, self.config.rms_norm_eps)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits, float32 [rows, vocab_size], of hidden states [rows, hidden_size]."""
