@@ -1,43 +1,35 @@
-"""What a compiled decoder depends on, as the name of its folder in the cache."""
+"""What a compiled decoder depends on, as the name of its file in the cache."""
 
 import hashlib
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from alorakit.engine.model import PROJECTIONS, Decoder
+from alorakit.engine.model import Decoder
 
 # Whose code is compiled in.
 _SOURCES = ("model.py", "layers.py", "layer_module.py", "compiled_ops.py", "../kernels/torch_ops.py")
 
 
-def cache_key(model: Decoder, options: Mapping[str, object]) -> str:
-    """Hexadecimal digest of the layers' weights, the machine, torch, its threads, our code and ``options``.
-
-    The weights are part of what is compiled, so a model that was trained further is another one.
-    """
+def cache_key(model: Decoder) -> str:
+    """Hexadecimal digest of the model's shape, its norms' weights, the machine, torch, its threads and our code."""
     digest = hashlib.blake2b(digest_size=16)
     machine = (platform.machine(), _cpu_name(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())
-    digest.update(repr((torch.__version__, machine, model.config, model.dtype, sorted(options.items()))).encode())
+    digest.update(repr((torch.__version__, machine, model.config, model.dtype)).encode())
     for name in _SOURCES:
         digest.update((Path(__file__).parent / name).read_bytes())
-    for weight in _weights(model):
-        digest.update(weight.contiguous().view(torch.uint8).numpy().data)
+    for norm in _norms(model):
+        digest.update(norm.contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def _weights(model: Decoder) -> Iterator[Tensor]:
+def _norms(model: Decoder) -> Iterator[Tensor]:
     yield model.final_norm
     for layer in model.layers:
         yield from (layer.input_norm, layer.post_norm, *(layer.qk_norm or ()))
-        for name in PROJECTIONS:
-            linear = getattr(layer, name)
-            yield linear.weight
-            if linear.bias is not None:
-                yield linear.bias
 
 
 def _cpu_name() -> str:

@@ -1,7 +1,8 @@
-"""What a compiled decoder leaves to torch: attention and adapters' deltas, as custom ops.
+"""What a compiled decoder leaves to torch: linear layers, adapters' deltas and attention, as custom ops.
 
-A compiled graph is made once, and where keys and values go differs from step to step. So the ops are given the number
-of a :class:`Step` and look it up. The compiler knows no more of them than the shape of what they return.
+Linear layers run at the memory's speed as oneDNN packed them, and attention differs from step to step, so a compiled
+graph holds neither. Its ops are given the number of a :class:`Step` and look them up there; the compiler knows no more
+of them than the shape of what they return.
 """
 
 import itertools
@@ -10,20 +11,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from alorakit.engine.layers import Linear
 from alorakit.engine.model import Attention, LoraApplier
 
 
 @dataclass
 class Step:
-    """What the ops of one compiled decoder work with; set before a graph runs, cleared after.
+    """What the ops of one compiled decoder work with.
 
     Attributes:
-        num_rows: Rows that count; those that fill the graph's bucket up come after them, and are not looked at.
-        attention: See ``Decoder.forward``; None when a graph is only tried out.
-        lora: See ``Decoder.forward``.
+        linears: The decoder's linear layers, by layer and projection.
+        attention: See ``Decoder.forward``; set before the graph runs, and cleared after.
+        lora: Likewise.
     """
 
-    num_rows: int = 0
+    linears: dict[tuple[int, str], Linear]
     attention: Attention | None = None
     lora: LoraApplier | None = None
 
@@ -32,10 +34,10 @@ _steps: dict[int, Step] = {}
 _numbers = itertools.count()
 
 
-def open_step() -> tuple[Step, Tensor]:
-    """A step for one decoder to set, and its number as the tensor, int64 [1], that the graphs are given."""
+def open_step(linears: dict[tuple[int, str], Linear]) -> tuple[Step, Tensor]:
+    """A step for one decoder to set, and its number as the tensor, int64 [1], that the graph is given."""
     number = next(_numbers)
-    _steps[number] = step = Step()
+    _steps[number] = step = Step(linears)
     return step, torch.tensor([number])
 
 
@@ -44,39 +46,48 @@ def close_step(number: Tensor) -> None:
     _steps.pop(int(number), None)
 
 
+def _linear(number: Tensor, layer: int, projection: str, out_features: int, x: Tensor) -> Tensor:
+    """A linear layer and the deltas of the rows that are adapted."""
+    step = _steps[int(number)]
+    out = step.linears[layer, projection](x)
+    return out if step.lora is None else step.lora(layer, projection, x, out)
+
+
+def _linear_shape(number: Tensor, layer: int, projection: str, out_features: int, x: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], out_features)
+
+
 def _attend(number: Tensor, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """``Attention`` on the rows that count; zeros for the others, whose keys and values go nowhere."""
-    step, rows = _steps[int(number)], q.shape[0]
-    if step.attention is None:
-        return _attend_shape(number, layer, q, k, v).zero_()
-    num = step.num_rows
-    if num == rows:
-        return step.attention(layer, q, k, v)
-    out = _attend_shape(number, layer, q, k, v)
-    out[:num] = step.attention(layer, q[:num], k[:num], v[:num])
-    out[num:] = 0
-    return out
+    """See ``model.Attention``; zeros while a graph is only tried out."""
+    attention = _steps[int(number)].attention
+    return _attend_shape(number, layer, q, k, v).zero_() if attention is None else attention(layer, q, k, v)
 
 
 def _attend_shape(number: Tensor, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return q.new_empty(q.shape[0], q.shape[1] * q.shape[2])
 
 
-def _add_lora(number: Tensor, layer: int, projection: str, x: Tensor, out: Tensor) -> None:
-    """``LoraApplier``, in place, on the rows that count."""
-    step = _steps[int(number)]
-    if step.lora is not None:
-        step.lora(layer, projection, x[: step.num_rows], out[: step.num_rows])
-
-
 _library = torch.library.Library("alorakit", "FRAGMENT")
+_library.define("linear(Tensor number, int layer, str projection, int out_features, Tensor x) -> Tensor")
 _library.define("attend(Tensor number, int layer, Tensor q, Tensor k, Tensor v) -> Tensor")
-_library.define("add_lora(Tensor number, int layer, str projection, Tensor x, Tensor(a!) out) -> ()")
-# Straight to the dispatcher: torch.library.custom_op wraps each call in 10 us of Python.
+# Straight to the dispatcher: torch.library.custom_op wraps each call in some 10 us of Python.
+_library.impl("linear", _linear, "CPU")
 _library.impl("attend", _attend, "CPU")
-_library.impl("add_lora", _add_lora, "CPU")
+torch.library.register_fake("alorakit::linear", _linear_shape, lib=_library)
 torch.library.register_fake("alorakit::attend", _attend_shape, lib=_library)
-torch.library.register_fake("alorakit::add_lora", lambda *args: None, lib=_library)
+
+
+class LinearOp(Linear):
+    """A linear layer while the decoder is traced."""
+
+    def __init__(self, number: Tensor, layer: int, projection: str, out_features: int) -> None:
+        """The layer ``projection`` of decoder layer ``layer``."""
+        self._args = (number, layer, projection, out_features)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[rows, in_features] -> [rows, out_features]."""
+        out: Tensor = torch.ops.alorakit.linear(*self._args, x)
+        return out
 
 
 @dataclass(frozen=True)
@@ -88,16 +99,4 @@ class AttendOp:
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See ``model.Attention``."""
         out: Tensor = torch.ops.alorakit.attend(self.number, layer, q, k, v)
-        return out
-
-
-@dataclass(frozen=True)
-class LoraOp:
-    """The decoder's ``LoraApplier`` while it is traced."""
-
-    number: Tensor
-
-    def __call__(self, layer: int, projection: str, x: Tensor, out: Tensor) -> Tensor:
-        """See ``model.LoraApplier``."""
-        torch.ops.alorakit.add_lora(self.number, layer, projection, x, out)
         return out

@@ -39,6 +39,9 @@ class EngineConfig:
         num_threads: CPU threads; None leaves torch's setting.
         cuda_graphs: On a GPU, capture steps of up to 64 rows in CUDA graphs, each when its shape first occurs.
         pack_weights: Let oneDNN pack bfloat16 weights once (CPU only): faster, same results.
+        compile: On a CPU, let torch's compiler make a program of the layers for steps of up to 32 rows (ignored with a
+            log line elsewhere, and with a warning where there is no C++ compiler). The first start takes minutes; what
+            was compiled is kept below the cache folder (``$ALORAKIT_CACHE``), so later ones take seconds.
         revision: Hub revision of the model.
 
     Raises:
@@ -60,6 +63,7 @@ class EngineConfig:
     num_threads: int | None = None
     cuda_graphs: bool = True
     pack_weights: bool = True
+    compile: bool = False
     revision: str | None = None
 
     def __post_init__(self) -> None:
@@ -71,7 +75,7 @@ class EngineConfig:
             _positive(name, getattr(self, name))
         if self.block_size > MAX_BLOCK_SIZE:
             raise ConfigError(f"block_size={shown(self.block_size)} must be at most {MAX_BLOCK_SIZE}")
-        for name in ("cuda_graphs", "pack_weights"):
+        for name in ("cuda_graphs", "pack_weights", "compile"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name}={shown(getattr(self, name))} must be true or false")
         if self.revision is not None and not isinstance(self.revision, str):

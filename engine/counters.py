@@ -53,6 +53,7 @@ class Counters:
             adapter) or ``"other"`` (the base part of another adapter's request).
         seconds: Time spent in each stage of a step.
         rate: Speed of decoding.
+        compile_seconds: Time it took to compile the decoder, or to load what had been compiled.
     """
 
     steps: int = 0
@@ -63,6 +64,7 @@ class Counters:
     hits: Counter[str] = field(default_factory=lambda: _zeros(HIT_KINDS))
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     rate: DecodeRate = field(default_factory=DecodeRate)
+    compile_seconds: float = 0.0
 
     def count_hits(self, sequence: Sequence, match: Match, tail: Tail | None) -> None:
         """Count the tokens that a sequence need not compute."""

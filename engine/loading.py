@@ -46,6 +46,10 @@ def load_model(model: str | Path, config: EngineConfig) -> tuple[EngineConfig, D
         )
     tokenizer = Tokenizer.from_pretrained(found.path)
     decoder = load_decoder(found.path, shape, dtype, device, window)
+    if config.compile:
+        from alorakit.engine.compiled import CompiledDecoder  # registers ops, which nobody else needs
+
+        decoder.compiled = CompiledDecoder.make(decoder)  # before the weights are packed
     if config.pack_weights and ops.can_pack(device, dtype):
         decoder.pack()
     log.info("%s on %s in %s, torch kernels", found.name, device, dtype)

@@ -60,6 +60,7 @@ class EngineCollector:
         yield Counter("alorakit_adapter_loads_total", "Adapters brought into a slot.", s.adapter_loads)
         yield Counter("alorakit_adapter_evictions_total", "Adapters put out of a slot.", s.adapter_evictions)
         yield Counter("alorakit_splice_fallbacks_total", "Chat messages not spliced by their ids.", s.splice_fallbacks)
+        yield Gauge("alorakit_compile_seconds", "Time it took to compile the decoder.", s.compile_seconds)
 
 
 def register_metrics(engine: HasStats, registry: "CollectorRegistry | None" = None) -> EngineCollector:

@@ -30,6 +30,22 @@ class Attention(Protocol):
         ...
 
 
+class CompiledLayers(Protocol):
+    """The decoder's forward pass, compiled; see ``compiled.CompiledDecoder``."""
+
+    seconds: float
+
+    def forward(
+        self, token_ids: Tensor, positions: Tensor, attention: Attention, lora: "LoraApplier | None"
+    ) -> Tensor:
+        """As ``Decoder.forward``."""
+        ...
+
+    def close(self) -> None:
+        """Let go of its memory."""
+        ...
+
+
 class LoraApplier(Protocol):
     """Adds the adapters' low-rank deltas to a fused projection's output."""
 
@@ -62,6 +78,7 @@ class Decoder:
         final_norm: [hidden_size].
         lm_head: [vocab_size, hidden_size]; shares ``embedding`` when tied.
         rotary: Tables up to the longest sequence the engine allows.
+        compiled: Its compiled form, which inference uses where it is there.
     """
 
     config: ModelConfig
@@ -70,6 +87,7 @@ class Decoder:
     final_norm: Tensor
     lm_head: Linear
     rotary: RotaryEmbedding = field(repr=False)
+    compiled: CompiledLayers | None = field(default=None, repr=False)
 
     @property
     def device(self) -> torch.device:
@@ -90,6 +108,8 @@ class Decoder:
 
     def release(self) -> None:
         """Drop the weights; the model cannot be used any more."""
+        if self.compiled is not None:
+            self.compiled.close()
         self.layers.clear()
         self.embedding = self.final_norm = self.embedding.new_empty(0)
         self.lm_head = Linear(self.embedding)

@@ -45,6 +45,8 @@ class EngineStats:
         step_seconds: Seconds by stage of a step: ``"schedule"``, ``"build"``, ``"model"``, ``"sample"``, ``"finish"``.
         structured_seconds: Seconds spent on structured output; part of ``step_seconds["sample"]``.
         splice_fallbacks: Chat messages that could not be spliced in by their own ids.
+        compile_seconds: Seconds it took to compile the decoder, or to load what had been compiled; 0.0 if it is not
+            compiled.
     """
 
     steps: int
@@ -70,6 +72,7 @@ class EngineStats:
     step_seconds: Mapping[str, float]
     structured_seconds: float
     splice_fallbacks: int
+    compile_seconds: float
 
     @property
     def overhead(self) -> float:
@@ -111,4 +114,5 @@ class EngineStats:
             step_seconds=dict(counters.seconds),
             structured_seconds=sampler.structured_seconds,
             splice_fallbacks=tokenizer.splice_fallbacks,
+            compile_seconds=counters.compile_seconds,
         )
