@@ -25,6 +25,8 @@ from alorakit.engine.pretrained import cache_dir
 
 # Rows of the example that the compiler is shown; the program takes any number.
 EXAMPLE_ROWS = 8
+# The kernels are compiled for speed all the same; what calls them would take twice as long to compile as they do.
+OPTIONS = {"aot_inductor.compile_wrapper_opt_level": "O0", "aot_inductor.precompile_headers": False}
 
 log = logging.getLogger("alorakit")
 
@@ -46,6 +48,7 @@ class CompiledDecoder:
         self._model = model
         linears = {(i, name): getattr(layer, name) for i, layer in enumerate(model.layers) for name in PROJECTIONS}
         self._step, self._number = open_step(linears)
+        self._run: Any = None
         try:
             self._run = self._load(cache_dir() / "compiled" / f"{cache_key(model)}.pt2")
         except BaseException:
@@ -70,7 +73,7 @@ class CompiledDecoder:
 
     def close(self) -> None:
         """Let go of the program and the weights."""
-        self._run: Any = None
+        self._run = None
         close_step(self._number)
 
     def forward(self, token_ids: Tensor, positions: Tensor, attention: Attention, lora: LoraApplier | None) -> Tensor:
@@ -87,13 +90,23 @@ class CompiledDecoder:
     def _load(self, path: Path) -> Any:
         x = self._model.embedding.new_zeros(EXAMPLE_ROWS, self._model.config.hidden_size)
         cos, sin = self._model.rotary.at(torch.zeros(EXAMPLE_ROWS, dtype=torch.int64))
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _compile(LayerModule(self._model), (x, cos, sin, self._number), path)
-        run = torch._inductor.aoti_load_package(str(path))
-        with torch.inference_mode():
-            run(x, cos, sin, self._number)
-        return run
+        inputs = (x, cos, sin, self._number)
+        if path.exists():
+            try:
+                return _try(path, inputs)
+            except Exception as exc:
+                log.warning("%s cannot be used, and is made anew: %.200s", path, exc)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _compile(LayerModule(self._model), inputs, path)
+        return _try(path, inputs)
+
+
+def _try(path: Path, inputs: tuple[Tensor, ...]) -> Any:
+    """The program in a file, run once."""
+    run = torch._inductor.aoti_load_package(str(path))
+    with torch.inference_mode():
+        run(*inputs)
+    return run
 
 
 def _compile(module: LayerModule, inputs: tuple[Tensor, ...], path: Path) -> None:
@@ -103,7 +116,7 @@ def _compile(module: LayerModule, inputs: tuple[Tensor, ...], path: Path) -> Non
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, _compiler_cache(folder), torch.no_grad():
         exported = torch.export.export(module.eval(), inputs, dynamic_shapes=shapes, strict=False)
         made = Path(folder) / path.name
-        torch._inductor.aoti_compile_and_package(exported, package_path=str(made))
+        torch._inductor.aoti_compile_and_package(exported, package_path=str(made), inductor_configs=OPTIONS)
         made.replace(path)
 
 

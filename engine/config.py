@@ -39,9 +39,9 @@ class EngineConfig:
         num_threads: CPU threads; None leaves torch's setting.
         cuda_graphs: On a GPU, capture steps of up to 64 rows in CUDA graphs, each when its shape first occurs.
         pack_weights: Let oneDNN pack bfloat16 weights once (CPU only): faster, same results.
-        compile: On a CPU, let torch's compiler make a program of the layers for steps of up to 32 rows (ignored with a
-            log line elsewhere, and with a warning where there is no C++ compiler). The first start takes minutes; what
-            was compiled is kept below the cache folder (``$ALORAKIT_CACHE``), so later ones take seconds.
+        compile: Let torch's compiler make one program of what lies between linear layers and attention (CPU only;
+            elsewhere ignored with a log line, and where there is no C++ compiler with a warning). The result is kept
+            below ``$ALORAKIT_CACHE`` (``$XDG_CACHE_HOME/alorakit``), so only the first start waits for it.
         revision: Hub revision of the model.
 
     Raises:

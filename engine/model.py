@@ -35,9 +35,7 @@ class CompiledLayers(Protocol):
 
     seconds: float
 
-    def forward(
-        self, token_ids: Tensor, positions: Tensor, attention: Attention, lora: "LoraApplier | None"
-    ) -> Tensor:
+    def forward(self, token_ids: Tensor, positions: Tensor, attention: Attention, lora: "LoraApplier | None") -> Tensor:
         """As ``Decoder.forward``."""
         ...
 
@@ -134,9 +132,7 @@ class Decoder:
         x = F.embedding(token_ids, self.embedding)
         return x if self.config.embedding_multiplier == 1.0 else x * self.config.embedding_multiplier
 
-    def run_layers(
-        self, x: Tensor, cos: Tensor, sin: Tensor, attention: Attention, lora: LoraApplier | None
-    ) -> Tensor:
+    def run_layers(self, x: Tensor, cos: Tensor, sin: Tensor, attention: Attention, lora: LoraApplier | None) -> Tensor:
         """:meth:`forward` from :meth:`embed`'s result on; ``cos`` and ``sin`` are ``rotary.at(positions)``."""
         for index, layer in enumerate(self.layers):
             x = self._residual(x, self._attend(index, layer, x, cos, sin, attention, lora))

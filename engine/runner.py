@@ -70,8 +70,8 @@ class Runner:
         for copy in batch.copies:
             self.cache.copy_rows(copy.source, copy.dest, copy.rows)
         attention = CachedAttention(self.cache, self.model.config, batch.attention)
-        compiled = self.model.compiled
-        hidden = (self.model if compiled is None else compiled).forward(batch.token_ids, batch.positions, attention, batch.adapters)
+        forward = (self.model.compiled or self.model).forward
+        hidden = forward(batch.token_ids, batch.positions, attention, batch.adapters)
         if not math.isfinite(hidden.sum(dtype=torch.float32)):
             for rows in mark_hidden(hidden.isfinite().all(1).cpu(), batch.entries):
                 self.cache.forget(batch.attention.slots[rows])
