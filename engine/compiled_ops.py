@@ -47,10 +47,10 @@ def close_step(number: Tensor) -> None:
 
 
 def _linear(number: Tensor, layer: int, projection: str, out_features: int, x: Tensor) -> Tensor:
-    """A linear layer and the deltas of the rows that are adapted."""
+    """A linear layer and the deltas of the rows that are adapted; contiguous, which the graph relies on."""
     step = _steps[int(number)]
     out = step.linears[layer, projection](x)
-    return out if step.lora is None else step.lora(layer, projection, x, out)
+    return (out if step.lora is None else step.lora(layer, projection, x, out)).contiguous()
 
 
 def _linear_shape(number: Tensor, layer: int, projection: str, out_features: int, x: Tensor) -> Tensor:
@@ -58,9 +58,11 @@ def _linear_shape(number: Tensor, layer: int, projection: str, out_features: int
 
 
 def _attend(number: Tensor, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """See ``model.Attention``; zeros while a graph is only tried out."""
+    """See ``model.Attention``; contiguous, too, and zeros while a graph is only tried out."""
     attention = _steps[int(number)].attention
-    return _attend_shape(number, layer, q, k, v).zero_() if attention is None else attention(layer, q, k, v)
+    if attention is None:
+        return _attend_shape(number, layer, q, k, v).zero_()
+    return attention(layer, q, k, v).contiguous()
 
 
 def _attend_shape(number: Tensor, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
