@@ -50,7 +50,7 @@ class CompiledDecoder:
         self._step, self._number = open_step(linears)
         self._run: Any = None
         try:
-            self._run = self._load(cache_dir() / "compiled" / f"{cache_key(model)}.pt2")
+            self._run = self._load(cache_dir() / "compiled" / f"{cache_key(model, OPTIONS)}.pt2")
         except BaseException:
             self.close()
             raise

@@ -2,7 +2,7 @@
 
 import hashlib
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -14,11 +14,11 @@ from alorakit.engine.model import Decoder
 _SOURCES = ("model.py", "layers.py", "layer_module.py", "compiled_ops.py", "../kernels/torch_ops.py")
 
 
-def cache_key(model: Decoder) -> str:
-    """Hexadecimal digest of the model's shape, its norms' weights, the machine, torch, its threads and our code."""
+def cache_key(model: Decoder, options: Mapping[str, object]) -> str:
+    """Hexadecimal digest: the model's shape, norms' weights, machine, torch, threads, code, ``options``."""
     digest = hashlib.blake2b(digest_size=16)
     machine = (platform.machine(), _cpu_name(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())
-    digest.update(repr((torch.__version__, machine, model.config, model.dtype)).encode())
+    digest.update(repr((torch.__version__, machine, model.config, model.dtype, sorted(options.items()))).encode())
     for name in _SOURCES:
         digest.update((Path(__file__).parent / name).read_bytes())
     for norm in _norms(model):
