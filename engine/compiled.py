@@ -2,7 +2,9 @@
 
 torch's compiler makes one program of what lies between linear layers and attention, norms, rotary embedding, activation
 and residuals, for any number of rows; there is nothing for a request to wait for. Linear layers and attention are the
-engine's own: the compiler's were slower. The program holds no weights but the norms', and takes no memory to speak of.
+engine's own. With the compiler's (freezing and max-autotune) a decode step of SmolLM2 without attention took 11.4 ms,
+eager 7.1 (2 cores of an EPYC with AVX512-BF16): oneDNN's packed weights are read at 33 to 43 GB/s already, and each
+number of rows needed its own copy of the weights. So the program holds none but the norms'.
 """
 
 import logging
@@ -25,8 +27,8 @@ from alorakit.engine.pretrained import cache_dir
 
 # Rows of the example that the compiler is shown; the program takes any number.
 EXAMPLE_ROWS = 8
-# The kernels are compiled for speed all the same; what calls them would take twice as long to compile as they do.
-OPTIONS = {"aot_inductor.compile_wrapper_opt_level": "O0", "aot_inductor.precompile_headers": False}
+# Headers compiled beforehand pay for who compiles often.
+OPTIONS: dict[str, object] = {"aot_inductor.precompile_headers": False}
 
 log = logging.getLogger("alorakit")
 

@@ -24,6 +24,8 @@ def cache(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def cached(cache, monkeypatch):
     monkeypatch.setenv("ALORAKIT_CACHE", str(cache))
+    fast_to_compile = compiled.OPTIONS | {"aot_inductor.compile_wrapper_opt_level": "O0"}
+    monkeypatch.setattr(compiled, "OPTIONS", fast_to_compile)
 
 
 @pytest.fixture
