@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from alorakit.engine.errors import ConfigError
+from alorakit.kernels import ops
 
 
 def pick_device(name: str) -> torch.device:
@@ -45,6 +46,18 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in dtypes:
         raise ConfigError(f"dtype={name!r} is not one of auto, bfloat16, float32")
     return dtypes[name]
+
+
+def pick_backend(device: torch.device) -> str:
+    """``"triton"`` or ``"torch"``, as ``ops.backend_for`` says.
+
+    Raises:
+        ConfigError: Triton is forced and cannot run on this device.
+    """
+    try:
+        return ops.backend_for(device)
+    except ops.BackendError as exc:
+        raise ConfigError(str(exc)) from exc
 
 
 def free_memory(device: torch.device) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from alorakit.engine.config import EngineConfig
-from alorakit.engine.devices import pick_device, pick_dtype
+from alorakit.engine.devices import pick_backend, pick_device, pick_dtype
 from alorakit.engine.errors import ConfigError
 from alorakit.engine.model import Decoder
 from alorakit.engine.model_config import ModelConfig
@@ -48,5 +48,5 @@ def load_model(model: str | Path, config: EngineConfig) -> tuple[EngineConfig, D
     decoder = load_decoder(found.path, shape, dtype, device, window)
     if config.pack_weights and ops.can_pack(device, dtype):
         decoder.pack()
-    log.info("%s on %s in %s, torch kernels", found.name, device, dtype)
+    log.info("%s on %s in %s, %s kernels", found.name, device, dtype, pick_backend(device))
     return config, decoder, tokenizer, found.name, found.path
