@@ -32,9 +32,9 @@ POOL_BYTES = 2 << 30
 COMPILE_POOL_BYTES = 512 << 20
 REPLAYS = 9
 MAX_PROCESSES = 8
-COMPILE_TIMEOUT_S = 40
+COMPILE_TIMEOUT_S = 35
 # Cases that would begin later are left out.
-LIMIT_S = 60
+LIMIT_S = 42
 
 
 def num_copies(case: Case) -> int:
