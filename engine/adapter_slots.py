@@ -8,9 +8,9 @@ import torch
 from alorakit.engine.adapter_slab import AdapterSlab
 from alorakit.engine.adapter_table import AdapterTable, TableEntry
 from alorakit.engine.adapters import Adapter
+from alorakit.engine.devices import pick_backend
 from alorakit.engine.model_config import ModelConfig
 from alorakit.engine.slab_store import SlabStore
-from alorakit.kernels import ops
 
 
 class AdapterSlots:
@@ -28,7 +28,7 @@ class AdapterSlots:
         self.max_adapters = max_adapters
         self.num_loads = self.num_evictions = self.generation = 0
         self.device = device
-        store = AdapterTable if ops.backend_for(device) == "triton" else SlabStore
+        store = AdapterTable if pick_backend(device) == "triton" else SlabStore
         self._store: AdapterTable | SlabStore = store(config, device, dtype, max_adapters)
         # How many running sequences hold each adapter that is there; the least recently used first.
         self._pins: OrderedDict[str, int] = OrderedDict()

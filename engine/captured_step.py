@@ -1,5 +1,6 @@
 """One shape of a step of few rows: its buffers, and on a GPU its CUDA graph."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,8 @@ import torch
 from torch import Tensor
 
 from alorakit.engine.step_buffer import Array, StepBuffer
+
+log = logging.getLogger("alorakit")
 
 
 @dataclass
@@ -41,6 +44,7 @@ class CapturedStep:
         """Wrap ``forward``, which reads ``buffer`` and returns logits and flags; see ``triton_decoder.forward``."""
         self.views, self._buffer, self._forward, self._pool = buffer.views, buffer, forward, pool
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._capturable = True
         self._outputs: tuple[Tensor, Tensor] | None = None
 
     def run(self, arrays: Mapping[str, Array]) -> tuple[Tensor, Tensor]:
@@ -50,8 +54,12 @@ class CapturedStep:
             self._graph.replay()
             return self._outputs
         outputs = self._forward()
-        if self._pool.handle is not None:
-            self._capture()
+        if self._pool.handle is not None and self._capturable:
+            try:
+                self._capture()
+            except RuntimeError as exc:  # memory, mostly; what was computed is not touched by it
+                self._capturable = False
+                log.warning("a step could not be captured in a CUDA graph and runs launch by launch: %s", exc)
         return outputs
 
     def _capture(self) -> None:

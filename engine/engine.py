@@ -13,6 +13,7 @@ from alorakit.engine.attention import KVCache, derive_blocks
 from alorakit.engine.block_tree import BlockTree
 from alorakit.engine.config import EngineConfig
 from alorakit.engine.counters import Counters
+from alorakit.engine.devices import pick_backend
 from alorakit.engine.errors import ClosedError, RequestError, RequestNotFoundError, shown
 from alorakit.engine.intake import Intake
 from alorakit.engine.loading import load_model
@@ -27,7 +28,6 @@ from alorakit.engine.scoring import combine
 from alorakit.engine.sequence import Sequence, Status
 from alorakit.engine.stats import EngineStats
 from alorakit.engine.tokenizer import Tokenizer
-from alorakit.kernels import ops
 
 
 class Engine:
@@ -257,7 +257,9 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """Counters since the engine was made, and what its cache holds now."""
-        return EngineStats.collect(self._counters, self.scheduler, self._sampler, self._registry, self.tokenizer)
+        return EngineStats.collect(
+            self._counters, self.scheduler, self._sampler, self._registry, self.tokenizer, self._runner.graphs
+        )
 
     def check_integrity(self) -> None:
         """Prove that every KV block and every adapter slot is accounted for (AssertionError if not)."""
@@ -284,7 +286,7 @@ def _make_runner(
     model: Decoder, cache: KVCache, slots: AdapterSlots, max_model_len: int, cuda_graphs: bool
 ) -> AnyRunner:
     """The runner of the backend in use."""
-    if ops.backend_for(model.device) == "torch":
+    if pick_backend(model.device) == "torch":
         return Runner(model, cache, slots)
     from alorakit.engine.triton_runner import TritonRunner  # imports Triton
 

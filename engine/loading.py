@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from alorakit.engine.config import EngineConfig
-from alorakit.engine.devices import pick_device, pick_dtype
+from alorakit.engine.devices import keep_freed_memory, pick_backend, pick_device, pick_dtype
 from alorakit.engine.errors import ConfigError
 from alorakit.engine.model import Decoder
 from alorakit.engine.model_config import ModelConfig
@@ -33,6 +33,8 @@ def load_model(model: str | Path, config: EngineConfig) -> tuple[EngineConfig, D
     """
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
+    if device.type == "cpu":
+        keep_freed_memory()
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     found = resolve_model(model, config.revision)
@@ -52,5 +54,5 @@ def load_model(model: str | Path, config: EngineConfig) -> tuple[EngineConfig, D
         decoder.compiled = CompiledDecoder.make(decoder)  # before the weights are packed
     if config.pack_weights and ops.can_pack(device, dtype):
         decoder.pack()
-    log.info("%s on %s in %s, torch kernels", found.name, device, dtype)
+    log.info("%s on %s in %s, %s kernels", found.name, device, dtype, pick_backend(device))
     return config, decoder, tokenizer, found.name, found.path

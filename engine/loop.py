@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -59,6 +60,8 @@ class Loop:
         except Exception as exc:
             return self._fail(exc)
         except BaseException:  # Ctrl-C: the sequences may go on later
+            with suppress(Exception):
+                self._runner.check()
             self._scheduler.roll_back()
             raise
         finally:
@@ -105,6 +108,8 @@ class Loop:
 
     def _fail(self, cause: Exception) -> list[Sequence]:
         """End the sequences of the failed step. If none was chosen yet, every sequence: else none would ever end."""
+        with suppress(Exception):  # the device may still be reading what the next step overwrites
+            self._runner.check()
         hit = self._scheduler.roll_back() or [*self._scheduler.running, *self._scheduler.waiting]
         for sequence in hit:
             if sequence.status is not Status.FINISHED:

@@ -59,6 +59,8 @@ class EngineCollector:
         yield Gauge("alorakit_adapters_pinned", "Adapters that running sequences use.", s.adapters_pinned)
         yield Counter("alorakit_adapter_loads_total", "Adapters brought into a slot.", s.adapter_loads)
         yield Counter("alorakit_adapter_evictions_total", "Adapters put out of a slot.", s.adapter_evictions)
+        yield Gauge("alorakit_cuda_graphs", "CUDA graphs captured.", s.graphs)
+        yield Gauge("alorakit_cuda_graph_bytes", "Device memory of CUDA graphs.", s.graph_bytes)
         yield Counter("alorakit_splice_fallbacks_total", "Chat messages not spliced by their ids.", s.splice_fallbacks)
         yield Gauge("alorakit_compile_seconds", "Time it took to compile the decoder.", s.compile_seconds)
 

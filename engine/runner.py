@@ -10,6 +10,7 @@ from alorakit.engine import batch as batches
 from alorakit.engine.adapter_slots import AdapterSlots
 from alorakit.engine.attention import CachedAttention, KVCache
 from alorakit.engine.batch import Batch
+from alorakit.engine.captured_step import GraphPool
 from alorakit.engine.model import Decoder
 from alorakit.engine.numerics import mark_hidden, mark_logits
 from alorakit.engine.schedule import Entry, Schedule
@@ -29,6 +30,7 @@ class AnyRunner(Protocol):
 
     model: Decoder
     cache: KVCache
+    graphs: GraphPool
 
     def build(self, plan: Schedule) -> Any:
         """A :class:`BuiltBatch` for :meth:`run`."""
@@ -49,6 +51,7 @@ class Runner:
     def __init__(self, model: Decoder, cache: KVCache, slots: AdapterSlots) -> None:
         """A runner of ``model`` over ``cache``; adapters are found in ``slots``."""
         self.model, self.cache, self._slots = model, cache, slots
+        self.graphs = GraphPool(None)
 
     def free(self) -> None:
         """Let go of the weights' and the cache's memory; the runner cannot run any more."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from alorakit.engine.captured_step import GraphPool
 from alorakit.engine.counters import Counters
 from alorakit.engine.registry import AdapterRegistry
 from alorakit.engine.sampler import Sampler
@@ -43,7 +44,10 @@ class EngineStats:
         adapter_loads: Times an adapter's weights were brought into a slot.
         adapter_evictions: Times an adapter's weights were put out of one.
         step_seconds: Seconds by stage of a step: ``"schedule"``, ``"build"``, ``"model"``, ``"sample"``, ``"finish"``.
+            On a GPU ``"model"`` is what launching takes, and ``"sample"`` has the wait for the device.
         structured_seconds: Seconds spent on structured output; part of ``step_seconds["sample"]``.
+        graphs: CUDA graphs captured: one for each shape of a step of up to 64 rows that has occurred.
+        graph_bytes: Device memory that they took.
         splice_fallbacks: Chat messages that could not be spliced in by their own ids.
         compile_seconds: Seconds it took to compile the decoder, or to load what had been compiled; 0.0 if it is not
             compiled.
@@ -71,12 +75,14 @@ class EngineStats:
     adapter_evictions: int
     step_seconds: Mapping[str, float]
     structured_seconds: float
+    graphs: int
+    graph_bytes: int
     splice_fallbacks: int
     compile_seconds: float
 
     @property
     def overhead(self) -> float:
-        """Share of step time outside the model, from 0 to 1."""
+        """Share of step time outside the model, from 0 to 1; of no meaning on a GPU, see ``step_seconds``."""
         return share_outside_model(self.step_seconds)
 
     @classmethod
@@ -87,6 +93,7 @@ class EngineStats:
         sampler: Sampler,
         registry: AdapterRegistry,
         tokenizer: Tokenizer,
+        graphs: GraphPool,
     ) -> "EngineStats":
         """Read them off the engine's parts."""
         tree, slots = scheduler.blocks.tree, scheduler.slots
@@ -113,6 +120,8 @@ class EngineStats:
             adapter_evictions=slots.num_evictions,
             step_seconds=dict(counters.seconds),
             structured_seconds=sampler.structured_seconds,
+            graphs=graphs.num_graphs,
+            graph_bytes=graphs.num_bytes,
             splice_fallbacks=tokenizer.splice_fallbacks,
             compile_seconds=counters.compile_seconds,
         )

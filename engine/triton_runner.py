@@ -11,6 +11,7 @@ from alorakit.engine.adapter_slots import AdapterSlots
 from alorakit.engine.attention import KVCache
 from alorakit.engine.captured_step import CapturedStep, GraphPool
 from alorakit.engine.decode_steps import DecodeSteps
+from alorakit.engine.errors import ConfigError
 from alorakit.engine.model import Decoder
 from alorakit.engine.numerics import mark_hidden, mark_logits
 from alorakit.engine.rows import Rows
@@ -93,6 +94,10 @@ class TritonRunner:
             self._num_sms = torch.cuda.get_device_properties(device).multi_processor_count
         shape = (cache.block_size, cfg.num_heads, cfg.num_kv_heads, cfg.head_dim, model.dtype.itemsize, self._num_sms)
         self._planners = [TilePlanner(window, *shape) for window in self._windows]
+        try:
+            self._planners[0].tile("decode")
+        except ValueError as exc:
+            raise ConfigError(f"{exc}; call ops.use_backend('torch') before the engine is made") from exc
         self._table_blocks = -(-max_model_len // cache.block_size) + 1
         self._steps: dict[StepShape, CapturedStep] = {}
         self._ran: _Ran | None = None

@@ -7,15 +7,17 @@ from torch import Tensor
 
 from alorakit.kernels.attention_types import AttentionPlan, AttentionSpan, BlockSpan, Runs
 
-# Up to this many query rows (a sequence's rows times the heads of a group) torch's flash kernel for the CPU is the
-# faster one; beyond, three calls of matrix product, softmax and matrix product are: 2 cores, 2,071 keys, 3 heads,
-# one layer: 3 rows 0.15 against 0.20 ms, 24 rows 0.40 against 0.31, 69 rows 1.07 against 0.56.
+# Torch's flash kernel for the CPU calls oneDNN for every 512 keys of a head, some 10 us each time, so it is the faster
+# one for few rows (a sequence's rows times the heads of a group) and few keys (elements of all heads) only. One layer,
+# 3 heads of 64 elements, flash against products, in us: 3 rows and 64 keys 15 : 34, 256 keys 25 : 39, 512 keys 39 : 45,
+# 1,024 keys 92 : 58, 2,048 keys 201 : 92; 12 rows and 256 keys 35 : 42; 24 rows and 256 keys 52 : 47.
 FLASH_ROWS = 12
-# Up to this many query rows products go head by head, which saves a copy of the keys; with more, the one batched
-# product gains more than its copy costs. Same sizes: 24 rows 0.40 against 0.48 ms, 69 rows 0.55 against 0.50.
-HEAD_ROWS = 36
-# Up to this many runs of slots are attended one by one; more are put together first, which copies keys and values.
-MAX_RUNS = 3
+FLASH_KEYS = 1 << 16
+# Batched products want the heads side by side. They copy keys to have them so, and slowly: a copy made before takes a
+# third off (23 rows, 2,071 keys, 3 heads: 0.50 ms a layer become 0.37). From so many bytes of keys on, which do not
+# stay in a CPU's cache, products head by head are the faster ones: 8 heads of 128, 4 rows: 8,192 keys 1.65 : 1.97 ms,
+# 32,768 keys 11.5 : 7.6.
+COPY_BYTES = 1 << 24
 
 
 class TorchPagedAttention:
@@ -71,31 +73,12 @@ class TorchPagedAttention:
         return (picked * weights[..., None]).sum(1).view(rows, -1).to(q.dtype)
 
 
-Pair = tuple[Tensor, Tensor]
-LayerViews = Sequence[Sequence[Pair]]
-
-
-class _GatheredViews(Sequence[Sequence[Pair]]):
-    """Keys and values of many runs, put together when a layer asks for them."""
-
-    def __init__(self, cache: Tensor, runs: Runs) -> None:
-        self._cache, self._runs = cache, runs
-
-    def __getitem__(self, layer: int) -> Sequence[Pair]:  # type: ignore[override]
-        data = self._cache[layer]
-        gathered = torch.cat([data[:, :, start:end] for start, end in self._runs], dim=2)
-        return [(gathered[0], gathered[1])]
-
-    def __len__(self) -> int:
-        return self._cache.shape[0]
+# For each layer its runs' keys and values, [2, kv_heads, slots of the run, head_dim] each.
+LayerViews = Sequence[Sequence[Tensor]]
 
 
 def _layer_views(cache: Tensor, runs: Runs) -> LayerViews:
-    """For each layer the (keys, values) of each run, [kv_heads, slots of the run, head_dim]: views, if runs are few."""
-    if len(runs) > MAX_RUNS:
-        return _GatheredViews(cache, runs)
-    each = [[pair.unbind(0) for pair in cache[:, :, :, start:end].unbind(0)] for start, end in runs]
-    return list(zip(*each, strict=True))
+    return list(zip(*(cache[:, :, :, start:end].unbind(0) for start, end in runs), strict=True))
 
 
 def _keep(result: tuple[Tensor, Tensor | None], outs: list[Tensor], sums: list[Tensor]) -> None:
@@ -106,49 +89,47 @@ def _keep(result: tuple[Tensor, Tensor | None], outs: list[Tensor], sums: list[T
 
 
 def _attend(
-    q: Tensor, pairs: Sequence[Pair], mask: Tensor | None, scale: float, lse: bool
+    q: Tensor, runs: Sequence[Tensor], mask: Tensor | None, scale: float, lse: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Rows [rows, kv_heads, group, head_dim] over runs of keys [kv_heads, slots, head_dim]; see ``_span``."""
+    """Rows [rows, kv_heads, group, head_dim] over a layer's runs of keys and values; see ``_span``."""
     rows, kv_heads, group, dim = q.shape
     folded = q.permute(1, 2, 0, 3).reshape(kv_heads, group * rows, dim)
+    keys_values = runs[0] if len(runs) == 1 else torch.cat(list(runs), dim=2)
+    few = group * rows <= FLASH_ROWS and keys_values[0].numel() <= FLASH_KEYS
     sums: Tensor | None
-    if mask is None and rows * group <= FLASH_ROWS and q.device.type == "cpu":
-        out, sums = _flash(folded[None], pairs, scale)
+    if few and mask is None and q.device.type == "cpu":
+        out, sums = _flash(folded[None], keys_values, scale)
     else:
-        out, sums = _products(folded, pairs, mask, scale, lse)
+        out, sums = _products(folded, keys_values, mask, scale, lse)
     unfolded = None if not lse or sums is None else sums.view(kv_heads, group, rows).permute(2, 0, 1)
     return out.view(kv_heads, group, rows, dim).permute(2, 0, 1, 3).reshape(rows, -1), unfolded
 
 
-def _flash(q: Tensor, pairs: Sequence[Pair], scale: float) -> tuple[Tensor, Tensor]:
-    """Torch's kernel, run by run; q [1, kv_heads, rows, head_dim]. Results and log-sum-exp [1, kv_heads, rows]."""
-    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    results = [flash(q, k[None], v[None], 0.0, False, attn_mask=None, scale=scale) for k, v in pairs]
-    if len(results) == 1:
-        out, sums = results[0]
-        return out, sums
-    outs, lses = torch.stack([out for out, _ in results]), torch.stack([sums for _, sums in results])
-    return (outs * lses.softmax(0)[..., None]).sum(0).to(q.dtype), lses.logsumexp(0)
+def _flash(q: Tensor, keys_values: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Torch's kernel; q [1, kv_heads, rows, head_dim]. Results, and log-sum-exp [1, kv_heads, rows]."""
+    k, v = keys_values[:, None].unbind(0)
+    out, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q, k, v, 0.0, False, attn_mask=None, scale=scale
+    )
+    return out, sums
 
 
 def _products(
-    q: Tensor, pairs: Sequence[Pair], mask: Tensor | None, scale: float, lse: bool
+    q: Tensor, keys_values: Tensor, mask: Tensor | None, scale: float, lse: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Matrix products and a softmax; q [kv_heads, group * rows, head_dim], results alike."""
-    product = _by_head if q.shape[1] <= HEAD_ROWS else torch.bmm
-    q = q * scale  # here and not as a factor of the products: that would take a pass over the scores
-    parts = [product(q, k.transpose(1, 2)) for k, _ in pairs]
-    scores = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+    if keys_values[0].nbytes <= COPY_BYTES:
+        keys_values = keys_values.contiguous()
+    k, v = keys_values.unbind(0)
+    product = torch.bmm if k.is_contiguous() else _by_head
+    # The scale goes here and not into the product, where it would take a pass over the scores.
+    scores = product(q * scale, k.transpose(1, 2))
     if mask is not None:
         rows, tail = mask.shape
-        scores.view(q.shape[0], -1, rows, scores.shape[2])[..., scores.shape[2] - tail :] += mask
-    probs = scores.softmax(-1)
-    sums = _log_sum_exp(scores, probs) if lse else None
-    split = probs.split([k.shape[1] for k, _ in pairs], dim=2) if len(pairs) > 1 else [probs]
-    out = product(split[0], pairs[0][1])
-    for part, (_, v) in zip(split[1:], pairs[1:], strict=True):
-        out = out + product(part, v)
-    return out, sums
+        scores.view(q.shape[0], -1, rows, scores.shape[2])[..., scores.shape[2] - tail :].add_(mask)
+    largest = scores.amax(-1).float() if lse else None
+    probs = torch.softmax(scores, -1, out=scores if q.device.type == "cpu" else None)  # in place: half the traffic
+    return product(probs, v), None if largest is None else _log_sum_exp(largest, probs)
 
 
 def _by_head(a: Tensor, b: Tensor) -> Tensor:
@@ -156,12 +137,13 @@ def _by_head(a: Tensor, b: Tensor) -> Tensor:
     return torch.stack([torch.mm(a[head], b[head]) for head in range(a.shape[0])])
 
 
-def _log_sum_exp(scores: Tensor, probs: Tensor) -> Tensor:
-    """float32 log-sum-exp over the last dimension, given the softmax: that of the largest score is exp(largest - lse).
+def _log_sum_exp(largest: Tensor, probs: Tensor) -> Tensor:
+    """float32 log-sum-exp over the last dimension, given the largest score and the softmax: exp(largest - lse) is the
+    largest probability.
 
     Two passes instead of ``logsumexp``'s five; in bfloat16 it is off by 2^-9 at most, as the results are.
     """
-    return scores.amax(-1).float() - probs.amax(-1).float().log()
+    return largest - probs.amax(-1).float().log()
 
 
 def _attend_blocks(q: Tensor, keys: Tensor, values: Tensor, span: BlockSpan, scale: float) -> tuple[Tensor, Tensor]:
@@ -183,7 +165,7 @@ def _attend_blocks(q: Tensor, keys: Tensor, values: Tensor, span: BlockSpan, sca
         ]
         scores = _joined(parts)
         probs = scores.softmax(-1)
-        sums.append(_log_sum_exp(scores, probs))
+        sums.append(_log_sum_exp(scores.amax(-1).float(), probs))
         split = probs.split(sizes)
         outs.append(_joined([torch.bmm(prob, value) for prob, value in zip(split, v, strict=True)]))
     return torch.stack(outs, 1).view(len(picked), -1), torch.stack(sums, 1)

@@ -15,7 +15,13 @@ FEW_RUNS = 3
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """See :func:`alorakit.kernels.ops.rms_norm`."""
-    return F.rms_norm(x, (x.shape[-1],), weight, eps)
+    hidden = x.shape[-1]
+    if x.numel() == hidden and x.device.type == "cpu":
+        # Torch has no fused norm of this kind for a CPU, but it has a layer norm, and with x and -x side by side the
+        # mean is 0: one row of 576 takes 5 us instead of 9. With 8 rows it is no faster, with 1,024 slower.
+        both = torch.cat([x, -x], -1)
+        return torch.native_layer_norm(both, (2 * hidden,), torch.cat([weight, weight]), None, eps)[0][..., :hidden]
+    return F.rms_norm(x, (hidden,), weight, eps)
 
 
 def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -96,6 +96,8 @@ def attend_items(
     """One item, one KV head; see :func:`paged_attention`. ``scale`` includes log2(e)."""
     item = items + tl.program_id(0) * FIELDS
     q_count = tl.load(item + 1)
+    if q_count == 0:
+        return
     q_start = tl.load(item)
     table = tables + tl.load(item + 2)
     kv_begin = tl.load(item + 3)
@@ -109,8 +111,6 @@ def attend_items(
     head = kv_head * GROUP + t % GROUP
     d = tl.arange(0, PADDED)
     row = tl.load(q_rows + q_start + t // GROUP, mask=live, other=0).to(tl.int64)
-    if q_count == 0:
-        return
     store = live[:, None] & (d < DIM)[None, :]
     query = tl.load(q + (row * q_stride + head * DIM)[:, None] + d[None, :], mask=store, other=0.0)
     m = tl.full([BLOCK_M], float("-inf"), tl.float32)

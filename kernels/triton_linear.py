@@ -154,12 +154,13 @@ MIN_PROGRAMS = 128
 def linear_tile(rows: int, n: int, k: int, item: int) -> LinearTile:
     """The fixed choice for ``rows`` rows and a weight [n, k] of ``item`` bytes a number; see docs/kernels.md.
 
-    As many stages as let a multiprocessor hold two programs.
+    Four stages, but of 64 rows three where there are programs enough that a multiprocessor should hold two.
     """
     splits = 1
     while ceil_div(n, 64) * splits < MIN_PROGRAMS and k // (2 * splits) >= 512:
         splits *= 2
-    return LinearTile(block_n=64, block_k=256 // item, splits=splits, stages=4 if rows <= 32 else 3)
+    crowded = rows > 32 and ceil_div(n, 64) * splits > MIN_PROGRAMS
+    return LinearTile(block_n=64, block_k=256 // item, splits=splits, stages=3 if crowded else 4)
 
 
 def linear(
@@ -246,10 +247,10 @@ def aot() -> Iterator[Setting]:
     for dtype in DTYPES:
         item = 4 if dtype == "fp32" else 2
         signature = dict.fromkeys(("x_ptr", "w_ptr", "bias_ptr"), f"*{dtype}") | pointers | ints
-        for rows in (16, 32, 64):
-            tile = linear_tile(rows, 4096, 4096, item)
+        for rows, n in ((16, 4096), (32, 4096), (64, 4096), (64, 25600)):
+            tile = linear_tile(rows, n, 4096, item)
             for lora in (False, True):
                 flags = {"EVEN_K": True, "HAS_BIAS": False, "HAS_LORA": lora, "ITEM": item}
                 sizes = {"ROWS": rows, "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k, "PARTS": 3, "NUM_SUMS": 32}
-                name = f"{dtype}-{rows}{'-lora' if lora else ''}"
+                name = f"{dtype}-{rows}-{tile.stages}{'-lora' if lora else ''}"
                 yield name, linear_kernel, signature, flags | sizes, tile.warps, tile.stages, True

@@ -1,5 +1,6 @@
 """transformers + PEFT, the reference."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -73,9 +74,9 @@ def _greedy(
 
 
 @torch.inference_mode()
-def context_cache(model: PeftModel, context: list[int]) -> DynamicCache:
+def context_cache(model: torch.nn.Module, context: list[int]) -> DynamicCache:
     """The base model's KV of a context, kept by hand: what nobody does, and what an aLoRA makes possible."""
     cache = DynamicCache(config=model.config)
-    with model.disable_adapter():
+    with model.disable_adapter() if isinstance(model, PeftModel) else nullcontext():
         model(input_ids=torch.tensor([context]), past_key_values=cache, use_cache=True)
     return cache

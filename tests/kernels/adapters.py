@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -22,6 +23,24 @@ POPULARITY = {
     "some": lambda rows: [None if row % 3 == 1 else (5, 1)[row % 2] for row in range(rows)],
     "last": lambda rows: [None] * (rows - 1) + [6],
 }
+# Every number of rows and every popularity; all pairs of them in the slow tests.
+BATCHES = pytest.mark.parametrize(
+    "rows,popularity",
+    [
+        pytest.param(rows, name, marks=[] if name == "distinct" or rows == 33 else [pytest.mark.slow])
+        for rows in (1, 3, 7, 16, 17, 33, 64)
+        for name in POPULARITY
+    ],
+)
+# Likewise, with the room for ranks that a captured step has.
+RANKS_AND_SPLITS = pytest.mark.parametrize(
+    "rank,max_rank,splits",
+    [
+        pytest.param(rank, max_rank, splits, marks=[] if splits == 2 or rank == 33 else [pytest.mark.slow])
+        for rank, max_rank in ((1, 64), (8, 64), (16, 128), (33, 64), (64, 64), (256, 256))
+        for splits in (1, 2, 4)
+    ],
+)
 
 
 def place(values: Tensor) -> Tensor:

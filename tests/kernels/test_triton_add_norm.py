@@ -9,7 +9,7 @@ from alorakit.kernels.triton_add_norm import add_norm, embed_norm
 from alorakit.kernels.triton_add_rms_norm import add_rms_norm
 from alorakit.kernels.triton_linear import LinearTile, linear
 
-from .adapters import POPULARITY, RANKS, Adapters, place, projection
+from .adapters import BATCHES, POPULARITY, RANKS, RANKS_AND_SPLITS, Adapters, place, projection
 from .devices import DEVICE, DTYPES, FEW_ROWS, ROWS, close, randn
 
 pytestmark = pytest.mark.usefixtures("guarded")
@@ -32,21 +32,18 @@ def check_add(dtype, projected, delta, scale=1.0):
 
 
 @DTYPES
-@FEW_ROWS
-@pytest.mark.parametrize("popularity", POPULARITY)
+@BATCHES
 def test_adapters_of_mixed_ranks(rows, popularity, dtype):
     adapters = Adapters([(rank,) for rank in RANKS], (WIDTH,), 8, dtype, rank_step=8)
     check_add(dtype, *projection(rows, WIDTH, 1, adapters, POPULARITY[popularity](rows)))
 
 
 @DTYPES
-@pytest.mark.parametrize("splits", [1, 2, 4])
-@pytest.mark.parametrize("rank", [1, 8, 16, 33, 64, 256])
-def test_ranks_and_splits(rank, splits, dtype):
+@RANKS_AND_SPLITS
+def test_ranks_and_splits(rank, max_rank, splits, dtype):
     adapters = Adapters([(0,), (rank,)], (WIDTH,), 8, dtype, rank_step=8)
     # A block of rows without any adapter, and an adapter without this projection.
     slots = [None] * 16 + [1, None, 0]
-    max_rank = next(size for size in (64, 128, 256) if size >= rank)
     check_add(dtype, *projection(19, WIDTH, splits, adapters, slots, max_rank), scale=0.22)
 
 

@@ -6,7 +6,7 @@ import torch
 from alorakit.kernels import reference
 from alorakit.kernels.triton_linear import LinearTile, linear, linear_tile
 
-from .adapters import NUM_SLOTS, POPULARITY, RANKS, Adapters, place
+from .adapters import BATCHES, NUM_SLOTS, POPULARITY, RANKS, RANKS_AND_SPLITS, Adapters, place
 from .devices import DTYPES, FEW_ROWS, close, poisoned, randn
 
 pytestmark = pytest.mark.usefixtures("guarded")
@@ -83,8 +83,7 @@ def test_rows_that_are_not_normalised(parts, dtype):
 
 
 @DTYPES
-@FEW_ROWS
-@pytest.mark.parametrize("popularity", POPULARITY)
+@BATCHES
 def test_adapters_of_mixed_ranks(rows, popularity, dtype):
     ranks = [(rank, RANKS[-1 - slot], RANKS[slot - 1]) for slot, rank in enumerate(RANKS)]
     adapters = Adapters(ranks, (40, 20, 20), 96, dtype, rank_step=8)
@@ -92,13 +91,11 @@ def test_adapters_of_mixed_ranks(rows, popularity, dtype):
 
 
 @DTYPES
-@pytest.mark.parametrize("rank", [1, 8, 16, 33, 64, 256])
-@pytest.mark.parametrize("splits", [1, 2, 4])
-def test_ranks_splits_and_absent_parts(splits, rank, dtype):
+@RANKS_AND_SPLITS
+def test_ranks_splits_and_absent_parts(rank, max_rank, splits, dtype):
     ranks = [(rank,) * 3, (rank, 0, 8), (0, rank, 0), (0, 0, 0)]
     adapters = Adapters(ranks, (40, 20, 20), 112, dtype, rank_step=8)
     slots = [None] * 16 + [0, 3, None, 2, 1]
-    max_rank = next(size for size in (64, 128, 256) if size >= rank)
     check(dtype, 21, 80, 112, split(splits), True, False, adapters, slots, max_rank)
 
 

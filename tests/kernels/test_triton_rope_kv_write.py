@@ -11,8 +11,8 @@ from alorakit.kernels.lora_rows import Projected
 from alorakit.kernels.triton_linear import LinearTile, linear
 from alorakit.kernels.triton_rope_kv_write import Rotary, rope_kv_write
 
-from .adapters import POPULARITY, RANKS, Adapters, place, projection
-from .devices import DEVICE, DTYPES, FEW_ROWS, ROWS, close, poisoned, randn
+from .adapters import BATCHES, POPULARITY, RANKS, RANKS_AND_SPLITS, Adapters, place, projection
+from .devices import DEVICE, DTYPES, ROWS, close, poisoned, randn
 
 pytestmark = pytest.mark.usefixtures("guarded")
 
@@ -97,8 +97,7 @@ def test_heads(heads, dtype):
 
 
 @DTYPES
-@FEW_ROWS
-@pytest.mark.parametrize("popularity", POPULARITY)
+@BATCHES
 def test_adapters_of_mixed_ranks(rows, popularity, dtype):
     ranks = [(rank, RANKS[-1 - slot], RANKS[slot - 1]) for slot, rank in enumerate(RANKS)]
     adapters = Adapters(ranks, qkv_widths((2, 1), 16), 8, dtype, rank_step=8)
@@ -106,13 +105,11 @@ def test_adapters_of_mixed_ranks(rows, popularity, dtype):
 
 
 @DTYPES
-@pytest.mark.parametrize("splits", [1, 2, 4])
-@pytest.mark.parametrize("rank", [1, 8, 16, 33, 64, 256])
-def test_ranks_splits_and_absent_parts(rank, splits, dtype):
+@RANKS_AND_SPLITS
+def test_ranks_splits_and_absent_parts(rank, max_rank, splits, dtype):
     ranks = [(rank,) * 3, (rank, 0, rank), (0, rank, 0), (0, 0, 0)]
     adapters = Adapters(ranks, qkv_widths((2, 1), 24), 8, dtype, rank_step=8)
     slots = [None] * 16 + [0, 3, None, 2, 1]
-    max_rank = next(size for size in (64, 128, 256) if size >= rank)
     check(dtype, *projection(21, 4 * 24, splits, adapters, slots, max_rank), (2, 1), 24, splits == 2)
 
 

@@ -8,8 +8,8 @@ from alorakit.kernels.lora_rows import Projected
 from alorakit.kernels.triton_linear import LinearTile, linear
 from alorakit.kernels.triton_silu_mul import silu_mul
 
-from .adapters import POPULARITY, RANKS, Adapters, place, projection
-from .devices import DEVICE, DTYPES, FEW_ROWS, ROWS, close, randn
+from .adapters import BATCHES, POPULARITY, RANKS, RANKS_AND_SPLITS, Adapters, place, projection
+from .devices import DEVICE, DTYPES, ROWS, close, randn
 
 pytestmark = pytest.mark.usefixtures("guarded")
 
@@ -29,8 +29,7 @@ def widened(rank, inter, dtype):
 
 
 @DTYPES
-@FEW_ROWS
-@pytest.mark.parametrize("popularity", POPULARITY)
+@BATCHES
 def test_adapters_of_mixed_ranks(rows, popularity, dtype):
     ranks = [(rank, RANKS[-1 - slot]) for slot, rank in enumerate(RANKS)]
     adapters = Adapters(ranks, (INTER, INTER), 8, dtype, rank_step=8)
@@ -38,11 +37,9 @@ def test_adapters_of_mixed_ranks(rows, popularity, dtype):
 
 
 @DTYPES
-@pytest.mark.parametrize("splits", [1, 2, 4])
-@pytest.mark.parametrize("rank", [1, 8, 16, 33, 64, 256])
-def test_ranks_splits_and_absent_parts(rank, splits, dtype):
+@RANKS_AND_SPLITS
+def test_ranks_splits_and_absent_parts(rank, max_rank, splits, dtype):
     slots = [None] * 16 + [0, 3, None, 2, 1]
-    max_rank = next(size for size in (64, 128, 256) if size >= rank)
     adapters = widened(rank, INTER, dtype)
     check(dtype, *projection(21, 2 * INTER, splits, adapters, slots, max_rank))
 
