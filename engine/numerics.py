@@ -5,7 +5,7 @@ from itertools import accumulate
 
 from torch import Tensor
 
-from alorakit.engine.errors import NumericsError
+from alorakit.engine.errors import AlorakitError, NumericsError
 from alorakit.engine.schedule import Entry
 
 
@@ -23,10 +23,11 @@ def mark_hidden(finite: Tensor, entries: list[Entry]) -> list[slice]:
     for entry, _ in found:
         name = entry.sequence.adapter_name
         who = "the base model" if name is None else f"adapter {name!r}"
-        entry.sequence.error = NumericsError(
+        error = NumericsError(
             f"{who} computed values that are not finite (tokens {entry.start} to "
             f"{entry.start + entry.num_tokens - 1}); check its weights, or use dtype='float32'"
         )
+        _fail(entry, error)
     return [rows for _, rows in found]
 
 
@@ -38,9 +39,16 @@ def mark_logits(finite: Tensor, wanted: list[Entry]) -> None:
         wanted: Whose logits they are, one entry after the other.
     """
     for entry, _ in _not_finite(finite, wanted, [len(entry.logits_rows) for entry in wanted]):
-        entry.sequence.error = entry.sequence.error or NumericsError(
+        error = NumericsError(
             f"the model's logits after token {entry.start + entry.num_tokens - 1} are not finite; check lm_head"
         )
+        _fail(entry, entry.sequence.error or error)
+
+
+def _fail(entry: Entry, error: AlorakitError) -> None:
+    """Give an entry its error, and take back what the sampler may have reported of its prompt already."""
+    entry.sequence.error = error
+    del entry.sequence.prompt_logprobs[entry.start :]
 
 
 def _not_finite(finite: Tensor, entries: list[Entry], sizes: list[int]) -> Iterator[tuple[Entry, slice]]:

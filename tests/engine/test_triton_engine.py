@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -132,12 +133,14 @@ def test_an_adapter_that_computes_nan_fails_alone(engines, folders, tmp_path):
     next(iter(adapter.weights.pairs.values())).b.fill_(float("inf"))
     params = SamplingParams(max_tokens=3, ignore_eos=True)
     want = engine.generate(prompt(12, 1), params, "small")[0].token_ids
+    params = replace(params, prompt_logprobs=0)
     requests = [engine.add_request(prompt(12, 1), params, name) for name in ("broken", "small")]
     outputs = {}
     while engine.has_unfinished:
         outputs |= {out.request_id: out for out in engine.step()}
     assert outputs[requests[0]].finish_reason == "error"
     assert "adapter 'broken' computed values that are not finite" in str(outputs[requests[0]].error)
+    assert outputs[requests[0]].prompt_logprobs == [None]  # and none that is no number
     assert outputs[requests[1]].token_ids == want
 
 
