@@ -67,7 +67,8 @@ class CapturedStep:
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_reserved(device)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool.handle):
+        # Other threads may allocate meanwhile, or call whatever else a capture of their own would not allow.
+        with torch.cuda.graph(graph, pool=self._pool.handle, capture_error_mode="thread_local"):
             self._outputs = self._forward()
         self._graph = graph
         self._pool.num_graphs += 1

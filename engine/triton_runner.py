@@ -1,6 +1,7 @@
 """Runs batches through the Triton kernels: steps of few rows from captured CUDA graphs, others launch by launch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -90,8 +91,10 @@ class TritonRunner:
         cfg, device = model.config, model.device
         self._windows = sorted(set(cfg.sliding_windows), key=lambda window: window or 0)
         self._num_sms = 8
+        self._current: Callable[[], AbstractContextManager[object]] = nullcontext
         if device.type == "cuda":
             self._num_sms = torch.cuda.get_device_properties(device).multi_processor_count
+            self._current = lambda: torch.cuda.device(device)  # Triton launches on the thread's current device
         shape = (cache.block_size, cfg.num_heads, cfg.num_kv_heads, cfg.head_dim, model.dtype.itemsize, self._num_sms)
         self._planners = [TilePlanner(window, *shape) for window in self._windows]
         try:
@@ -110,6 +113,7 @@ class TritonRunner:
         self._steps.clear()
         self._ran = None
         self._decode_steps.forget()
+        self.__dict__.pop("_logits", None)
         self.model.release()
         self.cache.data = self.cache.data.new_empty(0)
 
@@ -133,14 +137,17 @@ class TritonRunner:
         self._ran = None
         if not batch.entries:
             return self.model.embedding.new_empty(0, self.model.config.vocab_size, dtype=torch.float32)
-        for copy in batch.copies:
-            self.cache.copy_rows(copy.source, copy.dest, copy.rows)
-        return self._run_few(batch) if batch.num_rows <= ops.fused.MAX_ROWS else self._run_many(batch)
+        with self._current():
+            for copy in batch.copies:
+                self.cache.copy_rows(copy.source, copy.dest, copy.rows)
+            return self._run_few(batch) if batch.num_rows <= ops.fused.MAX_ROWS else self._run_many(batch)
 
     def check(self) -> None:
         """Give every sequence of the last pass whose values are not finite its NumericsError."""
         ran, self._ran = self._ran, None
         if ran is None:
+            if self._done is not None:  # a pass that failed on its way may have left a copy from the host's buffer
+                torch.cuda.synchronize(self.model.device)
             return
         if ran.done is not None:
             ran.done.synchronize()

@@ -1,6 +1,7 @@
 """Buffers of a step, and what happens if it cannot be captured."""
 
 import logging
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -57,6 +58,24 @@ def test_a_step_that_cannot_be_captured_runs_launch_by_launch(monkeypatch, caplo
     assert [r.message for r in caplog.records] == [
         "a step could not be captured in a CUDA graph and runs launch by launch: no memory for a graph"
     ]
+
+
+def test_a_captured_step_is_replayed_and_captured_beside_other_threads(monkeypatch):
+    class Graph:
+        def replay(self) -> None:
+            calls.append("replay")
+
+    calls: list[object] = []
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, **how: calls.append(how) or nullcontext())
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 100 * len(calls))
+    inputs, pool = buffer(), GraphPool(handle=(0, 1))
+    step = CapturedStep(inputs, lambda: (inputs.views["slots"] + 1, inputs.views["slots"] > 0), pool)
+    for value in (4, 7):
+        step.run({"slots": array(value)})
+    assert calls == [{"pool": (0, 1), "capture_error_mode": "thread_local"}, "replay"]
+    assert (pool.num_graphs, pool.num_bytes) == (1, 100)
 
 
 def test_without_a_gpu_nothing_is_captured():

@@ -1,7 +1,10 @@
 """The engine on Triton's kernels against the engine on torch's: the same ids, whatever is in the batch."""
 
+import gc
 import random
+import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 import torch
 
 from alorakit import Engine, SamplingParams
+from alorakit.engine.errors import StepError
 from alorakit.kernels import ops
 
 from .folders import FAMILIES, make_adapter, make_model
@@ -147,3 +151,44 @@ def test_an_adapter_that_computes_nan_fails_alone(engines, folders, tmp_path):
 def test_an_empty_step(engines):
     _, engine = engines(adapters=())
     assert engine.step() == []
+
+
+def test_kernels_are_launched_on_the_models_device(engines, monkeypatch):
+    _, engine = engines(adapters=())
+    launched, inside = [], []
+
+    @contextmanager
+    def current() -> Iterator[None]:
+        inside.append(1)
+        yield
+        inside.pop()
+
+    embed, norm = ops.fused.embed_norm, ops.fused.add_rms_norm
+    monkeypatch.setattr(engine._runner, "_current", current)
+    monkeypatch.setattr(ops.fused, "embed_norm", lambda *args: launched.append(len(inside)) or embed(*args))
+    monkeypatch.setattr(ops.fused, "add_rms_norm", lambda *args: launched.append(len(inside)) or norm(*args))
+    for length in (5, 70):
+        engine.generate(prompt(length, 1), SamplingParams(max_tokens=1))
+    assert len(launched) > 2
+    assert set(launched) == {1}
+
+
+def test_after_a_failed_pass_the_next_one_waits_for_the_device(engines, monkeypatch):
+    _, engine = engines(adapters=())
+    runner, waits = engine._runner, []
+    monkeypatch.setattr(torch.cuda, "synchronize", waits.append)
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "_done", runner._done or object())  # as on a GPU
+        patch.setattr(runner, "_forward", lambda *args: 1 / 0)
+        with pytest.raises(StepError, match="division by zero"):
+            engine.generate(prompt(5, 1), SamplingParams(max_tokens=1))
+    assert waits == [runner.model.device]
+
+
+def test_a_closed_engine_keeps_no_room_for_logits(engines):
+    _, engine = engines(adapters=())
+    engine.generate(prompt(5, 1), SamplingParams(max_tokens=1))
+    room = weakref.ref(engine._runner._logits)
+    engine.close()
+    gc.collect()
+    assert room() is None
