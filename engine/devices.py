@@ -70,7 +70,7 @@ def keep_freed_memory() -> bool:
     """Let glibc keep up to KEPT_BYTES that are freed, instead of giving every large tensor back to the system.
 
     A prefill step frees and allocates megabytes at every op, and each page that comes back has to be cleared first: a
-    prefill of 2,048 tokens of a 135M model took 180,000 page faults and 1.36 s, and takes 20 and 0.98 s so. It holds
+    prefill of 2,048 tokens of a 135M model took 180,000 page faults and 1.36 s, and takes 1.07 s so. It holds
     for the whole process. Where the environment sets one of glibc's thresholds, nothing is changed.
 
     Returns:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from functools import cache
 from importlib.util import find_spec
 from typing import Literal
 
@@ -49,9 +50,14 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "on", "true", "yes")
 
 
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
 def _no_triton(device: torch.device) -> str | None:
     """Why Triton's kernels cannot run on ``device``; None if they can."""
-    if find_spec("triton") is None:
+    if not _has_triton():
         return "needs the package triton, which is not installed; use backend='torch'"
     if device.type == "cuda":
         return (

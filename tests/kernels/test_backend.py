@@ -48,7 +48,7 @@ def test_triton_without_gpu_or_interpreter_raises(monkeypatch, tmp_path):
 
 
 def test_triton_not_installed_raises(monkeypatch):
-    monkeypatch.setattr(backend, "find_spec", lambda name: None)
+    monkeypatch.setattr(backend, "_has_triton", lambda: False)
     with pytest.raises(ops.BackendError, match="needs the package triton, which is not installed"):
         ops.use_backend("triton")
 
