@@ -7,17 +7,20 @@ server does for one slot. Drafts are off. ``--compile`` measures the compiled en
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import torch
 
 from alorakit import Engine, SamplingParams
+from benchmarks import roofline
 from benchmarks.harness import Target, Timings, drop_accidents, interleave, report
+from benchmarks.machine import Machine
 from benchmarks.peers import llama_cpp_peer, peft_peer
+from benchmarks.roofline import Lora, ModelShape
 from benchmarks.workloads import INVOCATION, MODEL, random_ids
 
-QUESTION, NEW, DECODED = 20, 8, 32
+QUESTION, NEW, DECODED, RANK = 20, 8, 32, 32
 OURS, COMPILED, HF, PEFT, LLAMA = "alorakit", "alorakit, compiled", "transformers", "PEFT LoRA", "llama.cpp BF16"
 DECODE_MS = 20  # compiled, where the eager prototype took EAGER_MS
 EAGER_MS = 28
@@ -32,8 +35,8 @@ class Peers:
         """Load the peers; ``folder`` takes adapters and, if need be, a GGUF file."""
         self._context, self._engines = random_ids(args.context, "context"), engines
         path = engines[OURS].model_path
-        alora = peft_peer.make_adapter(path, folder / "alora", 32, INVOCATION)
-        lora = peft_peer.make_adapter(path, folder / "lora", 32, None)
+        alora = peft_peer.make_adapter(path, folder / "alora", RANK, INVOCATION)
+        lora = peft_peer.make_adapter(path, folder / "lora", RANK, None)
         for engine in engines.values():
             engine.add_adapter("alora", alora)
             engine.generate(self._context, SamplingParams(max_tokens=1))
@@ -92,7 +95,7 @@ class Peers:
 
 
 def targets(kind: str, timings: dict[str, Timings]) -> list[Target]:
-    """What the issue of the CPU path asks for, as far as the contestants took part."""
+    """What the CPU path should gain, as far as the contestants took part."""
     ours, found = timings[OURS].median, []
     wanted = {"prefill": {HF: 1.3, LLAMA: 2}, "decode": {HF: 2.5}, "check": {PEFT: 13, LLAMA: 1 / 1.1}}
     for name, limit in wanted[kind].items():
@@ -104,6 +107,17 @@ def targets(kind: str, timings: dict[str, Timings]) -> list[Target]:
     if COMPILED in timings and kind == "check" and LLAMA in timings:
         found.append(Target(f"check, compiled, against {LLAMA}", timings[LLAMA].median / timings[COMPILED].median, 1))
     return found
+
+
+def limits(kind: str, shape: ModelShape, machine: Machine, context: int, names: Collection[str]) -> dict[str, float]:
+    """Seconds that our engines' bytes and operations need at least."""
+    own = QUESTION + len(INVOCATION)
+    steps = {
+        "prefill": [roofline.prefill(shape, context)],
+        "decode": [roofline.decode(shape, [context + 1 + index]) for index in range(DECODED)],
+        "check": roofline.check(shape, context, own, NEW, Lora(RANK), len(INVOCATION)),
+    }
+    return {name: roofline.seconds(steps[kind], machine) for name in (OURS, COMPILED) if name in names}
 
 
 def main() -> None:
@@ -122,6 +136,8 @@ def main() -> None:
     engines = {OURS: Engine.from_pretrained(args.model, **settings)}
     if args.compile:
         engines[COMPILED] = Engine.from_pretrained(args.model, compile=True, **settings)
+    machine = Machine.measure(torch.device("cpu"), torch.bfloat16)
+    shape = ModelShape(engines[OURS].model_config)
     with tempfile.TemporaryDirectory() as folder:
         peers = Peers(args, engines, Path(folder))
         for kind, title in {
@@ -131,7 +147,8 @@ def main() -> None:
         }.items():
             if args.only in (None, kind):
                 timings, dropped = drop_accidents(interleave(getattr(peers, kind)(), args.rounds, warmup=2))
-                report(title, timings, OURS, dropped, targets(kind, timings))
+                least = limits(kind, shape, machine, args.context, timings)
+                report(title, timings, OURS, dropped, targets(kind, timings), least)
 
 
 if __name__ == "__main__":

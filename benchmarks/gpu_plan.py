@@ -74,7 +74,7 @@ class Plan:
 
 
 def full(device: torch.device) -> Plan:
-    """What the issue asks for."""
+    """Every size, every turn."""
     return Plan(GRANITE_8B, device, torch.bfloat16)
 
 
