@@ -60,9 +60,7 @@ class Loop:
         except Exception as exc:
             return self._fail(exc)
         except BaseException:  # Ctrl-C: the sequences may go on later
-            with suppress(Exception):
-                self._runner.check()
-            self._scheduler.roll_back()
+            self._roll_back()
             raise
         finally:
             self._counters.rate.add(self._counters.decoded - decoded, time.perf_counter() - started)
@@ -108,14 +106,18 @@ class Loop:
 
     def _fail(self, cause: Exception) -> list[Sequence]:
         """End the sequences of the failed step. If none was chosen yet, every sequence: else none would ever end."""
-        with suppress(Exception):  # the device may still be reading what the next step overwrites
-            self._runner.check()
-        hit = self._scheduler.roll_back() or [*self._scheduler.running, *self._scheduler.waiting]
+        hit = self._roll_back() or [*self._scheduler.running, *self._scheduler.waiting]
         for sequence in hit:
             if sequence.status is not Status.FINISHED:
                 sequence.error = sequence.error or as_step_error(cause)
                 self._scheduler.end(sequence, "error")
         return hit
+
+    def _roll_back(self) -> list[Sequence]:
+        """See ``Scheduler.roll_back``; the device may still be reading what the next step overwrites."""
+        with suppress(Exception):
+            self._runner.check()
+        return self._scheduler.roll_back()
 
     def _choose(self, logits: Tensor, wanted: list[Entry]) -> list[list[int]]:
         """Next tokens; and the errors of sequences whose values are not finite, which are known by now."""

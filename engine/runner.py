@@ -13,16 +13,7 @@ from alorakit.engine.batch import Batch
 from alorakit.engine.captured_step import GraphPool
 from alorakit.engine.model import Decoder
 from alorakit.engine.numerics import mark_hidden, mark_logits
-from alorakit.engine.schedule import Entry, Schedule
-
-
-class BuiltBatch(Protocol):
-    """What the loop reads of a batch."""
-
-    @property
-    def wanted(self) -> list[Entry]:
-        """The entries whose logits come back, in order."""
-        ...
+from alorakit.engine.schedule import Schedule
 
 
 class AnyRunner(Protocol):
@@ -33,7 +24,7 @@ class AnyRunner(Protocol):
     graphs: GraphPool
 
     def build(self, plan: Schedule) -> Any:
-        """A :class:`BuiltBatch` for :meth:`run`."""
+        """What :meth:`run` takes; ``wanted`` are the entries whose logits come back, in order."""
 
     def run(self, batch: Any) -> Tensor:
         """float32 logits [len(logits_rows), vocab_size]; need not be there yet on a GPU."""

@@ -9,14 +9,11 @@ from array import array
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from alorakit.engine.rows import PlacedEntry
 from alorakit.engine.shared_prefixes import SharedPrefix, shared_prefixes
-from alorakit.engine.tile_items import PROGRAMS_PER_SM, Units, number_partials, programs_per_head, work_list
+from alorakit.engine.tile_items import PROGRAMS_PER_SM, Array, Units, number_partials, programs_per_head, work_list
 from alorakit.kernels.ops import TILE_CLASSES, Tile, TileClass, TilePlan
-
-Array = NDArray[np.int32]
 
 # Entries of more rows have tiles of their own to fill: a shared prefix would save them few reads.
 SHARING_ROWS = 16

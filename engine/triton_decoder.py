@@ -148,9 +148,7 @@ class ManyRows:
 
     def embed(self, ids: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """See :class:`Products`."""
-        x = F.embedding(ids, self._model.embedding)
-        if self._cfg.embedding_multiplier != 1.0:
-            x = x * self._cfg.embedding_multiplier
+        x = self._model.embed(ids)
         return *ops.fused.add_rms_norm(x, None, weight, self._cfg.rms_norm_eps), None
 
     def add(self, x: Tensor, delta: Projected, weight: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -4,7 +4,6 @@ item     query rows (up to a tile of them, of one sequence or of several that sh
 partial  the result of a row for one of its several items; they are merged by their log-sum-exp
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self, get_args
 
@@ -126,22 +125,8 @@ class TileTensors:
 
     @classmethod
     def of(cls, plan: TilePlan, device: torch.device) -> Self:
-        """A plan's arrays, moved in one copy."""
-        packed, views = pack(plan.arrays)
-        on_device = torch.from_numpy(packed).to(device)
-        return cls(*(on_device[start : start + array.size].view(array.shape) for start, array in views))
-
-
-def pack(arrays: Sequence[Array]) -> tuple[Array, list[tuple[int, Array]]]:
-    """Arrays one after the other in one, each on a 16-byte boundary; and where each begins."""
-    views, end = [], 0
-    for array in arrays:
-        views.append((end, array))
-        end += -(-array.size // 4) * 4
-    packed = np.zeros(max(end, 4), np.int32)
-    for start, array in views:
-        packed[start : start + array.size] = array.ravel()
-    return packed, views
+        """Copies of a plan's arrays, one by one; a step of the engine sends them together with all else it needs."""
+        return cls(*(torch.tensor(array, device=device) for array in plan.arrays))
 
 
 def power_of_two(number: int) -> int:

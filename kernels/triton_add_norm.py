@@ -22,14 +22,12 @@ from alorakit.kernels.lora_rows import Projected
 from alorakit.kernels.triton_launch import (
     DTYPES,
     Setting,
-    ceil_div,
     expand,
     first_slot,
     load_b,
     load_low,
     load_projected,
     look_up,
-    next_power_of_2,
     projected_args,
     projected_settings,
     rank_block,
@@ -38,6 +36,16 @@ from alorakit.kernels.triton_launch import (
 )
 
 BLOCK_COLUMNS = 128
+
+
+@triton.jit
+def _store(x, weight, out_ptr, h_ptr, squares_ptr, num_squares, rows, at, live, num_rows):
+    """The block's residual stream, rounded; what the norm makes of it; its squares summed over these columns."""
+    x = x.to(out_ptr.dtype.element_ty)
+    tl.store(out_ptr + at, x, mask=live)
+    x = x.to(tl.float32)
+    tl.store(h_ptr + at, (x * weight[None, :]).to(h_ptr.dtype.element_ty), mask=live)
+    tl.store(squares_ptr + rows * num_squares + tl.program_id(1), tl.sum(x * x, 1), mask=rows < num_rows)
 
 
 @triton.jit
@@ -108,11 +116,7 @@ def add_norm_kernel(
             RANK_BLOCK,
             ROW_BLOCK,
         )
-    x = (x + scale * delta).to(out_ptr.dtype.element_ty)
-    tl.store(out_ptr + at, x, mask=live)
-    x = x.to(tl.float32)
-    tl.store(h_ptr + at, (x * weight[None, :]).to(h_ptr.dtype.element_ty), mask=live)
-    tl.store(squares_ptr + rows * num_squares + tl.program_id(1), tl.sum(x * x, 1), mask=rows < num_rows)
+    _store(x + scale * delta, weight, out_ptr, h_ptr, squares_ptr, num_squares, rows, at, live, num_rows)
 
 
 @triton.jit
@@ -137,13 +141,9 @@ def embed_norm_kernel(
     live = (rows < num_rows)[:, None] & live_columns[None, :]
     ids = tl.load(ids_ptr + rows, mask=rows < num_rows, other=0).to(tl.int64)
     x = tl.load(embedding_ptr + ids[:, None] * width + columns[None, :], mask=live, other=0.0).to(tl.float32) * scale
-    x = x.to(out_ptr.dtype.element_ty)
     at = rows.to(tl.int64)[:, None] * width + columns[None, :]
-    tl.store(out_ptr + at, x, mask=live)
-    x = x.to(tl.float32)
     weight = tl.load(weight_ptr + columns, mask=live_columns, other=0.0).to(tl.float32)
-    tl.store(h_ptr + at, (x * weight[None, :]).to(h_ptr.dtype.element_ty), mask=live)
-    tl.store(squares_ptr + rows * num_squares + tl.program_id(1), tl.sum(x * x, 1), mask=rows < num_rows)
+    _store(x, weight, out_ptr, h_ptr, squares_ptr, num_squares, rows, at, live, num_rows)
 
 
 def add_norm(x: Tensor, projected: Projected, weight: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
@@ -159,7 +159,7 @@ def add_norm(x: Tensor, projected: Projected, weight: Tensor, scale: float = 1.0
         x, h [rows, hidden] in x's dtype, and float32 [rows, a power of two] partial sums of squares.
     """
     out, h, squares = _outputs(x, *x.shape)
-    add_norm_kernel[(ceil_div(x.shape[0], row_block(x.shape[0])), squares.shape[1])](
+    add_norm_kernel[(triton.cdiv(x.shape[0], row_block(x.shape[0])), squares.shape[1])](
         x_ptr=x,
         weight_ptr=weight,
         out_ptr=out,
@@ -179,7 +179,7 @@ def embed_norm(ids: Tensor, embedding: Tensor, weight: Tensor, scale: float = 1.
     """:func:`add_norm` of nothing but ``scale * embedding[ids]``; ids int32 or int64 [rows]."""
     rows, hidden = ids.shape[0], embedding.shape[1]
     out, h, squares = _outputs(embedding, rows, hidden)
-    embed_norm_kernel[(ceil_div(rows, row_block(rows)), squares.shape[1])](
+    embed_norm_kernel[(triton.cdiv(rows, row_block(rows)), squares.shape[1])](
         ids,
         embedding,
         weight,
@@ -198,7 +198,7 @@ def embed_norm(ids: Tensor, embedding: Tensor, weight: Tensor, scale: float = 1.
 
 def _outputs(like: Tensor, rows: int, hidden: int) -> tuple[Tensor, Tensor, Tensor]:
     out, h = (torch.empty(rows, hidden, dtype=like.dtype, device=like.device) for _ in range(2))
-    num = next_power_of_2(ceil_div(hidden, BLOCK_COLUMNS))  # programs past the last column write zero
+    num = triton.next_power_of_2(triton.cdiv(hidden, BLOCK_COLUMNS))  # programs past the last column write zero
     return out, h, torch.empty(rows, num, dtype=torch.float32, device=like.device)
 
 

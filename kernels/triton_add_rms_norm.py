@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from alorakit.kernels.triton_launch import DTYPES, Setting, next_power_of_2
+from alorakit.kernels.triton_launch import DTYPES, Setting
 
 
 @triton.jit
@@ -58,7 +58,7 @@ def add_rms_norm(
     rows, width = x.shape
     out, h = x if delta is None else torch.empty_like(x), torch.empty_like(x)
     if rows:
-        block = next_power_of_2(width)
+        block = triton.next_power_of_2(width)
         add_rms_norm_kernel[(rows,)](
             x,
             x if delta is None else delta,

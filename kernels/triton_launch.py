@@ -11,16 +11,6 @@ import triton.language as tl
 from alorakit.kernels.lora_rows import ROW_BLOCK, Projected
 
 
-def ceil_div(a: int, b: int) -> int:
-    """``a / b``, rounded up."""
-    return -(-a // b)
-
-
-def next_power_of_2(n: int) -> int:
-    """The smallest power of two that is at least ``n``."""
-    return 1 << max(0, n - 1).bit_length()
-
-
 def warps_for(columns: int, item: int, splits: int) -> dict[str, int]:
     """Launch options of a program over ROW_BLOCK rows of so many columns of ``item`` bytes: such that nothing spills.
 

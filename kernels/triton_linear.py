@@ -24,7 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 from alorakit.kernels.lora_rows import Lora, Projected
-from alorakit.kernels.triton_launch import DTYPES, Setting, ceil_div, next_power_of_2
+from alorakit.kernels.triton_launch import DTYPES, Setting
 
 MAX_ROWS = 64
 
@@ -157,9 +157,9 @@ def linear_tile(rows: int, n: int, k: int, item: int) -> LinearTile:
     Four stages, but of 64 rows three where there are programs enough that a multiprocessor should hold two.
     """
     splits = 1
-    while ceil_div(n, 64) * splits < MIN_PROGRAMS and k // (2 * splits) >= 512:
+    while triton.cdiv(n, 64) * splits < MIN_PROGRAMS and k // (2 * splits) >= 512:
         splits *= 2
-    crowded = rows > 32 and ceil_div(n, 64) * splits > MIN_PROGRAMS
+    crowded = rows > 32 and triton.cdiv(n, 64) * splits > MIN_PROGRAMS
     warps = 8 if item == 4 and rows > 32 else 4  # so that triton 3.6 spills nothing in float32 either
     return LinearTile(block_n=64, block_k=256 // item, splits=splits, stages=3 if crowded else 4, warps=warps)
 
@@ -201,11 +201,11 @@ def linear(
     low = None
     if lora is not None:
         parts, max_rank = lora.table.ranks.shape[1], lora.rows.max_rank
-        rank_tiles = ceil_div(max_rank, tile.block_n)
+        rank_tiles = triton.cdiv(max_rank, tile.block_n)
         num_shrink = lora.rows.groups.shape[0] * parts * rank_tiles
         low = torch.empty(tile.splits, rows, parts, max_rank, dtype=torch.float32, device=x.device)
-    k_split = ceil_div(ceil_div(k, tile.splits), tile.block_k) * tile.block_k
-    linear_kernel[(num_shrink + ceil_div(n, tile.block_n), tile.splits)](
+    k_split = triton.cdiv(triton.cdiv(k, tile.splits), tile.block_k) * tile.block_k
+    linear_kernel[(num_shrink + triton.cdiv(n, tile.block_n), tile.splits)](
         x,
         weight,
         x if bias is None else bias,
@@ -226,7 +226,7 @@ def linear(
         rank_tiles,
         PARTS=parts,
         NUM_SUMS=0 if sums is None else sums.shape[1],
-        ROWS=max(16, next_power_of_2(rows)),
+        ROWS=max(16, triton.next_power_of_2(rows)),
         BLOCK_N=tile.block_n,
         BLOCK_K=tile.block_k,
         EVEN_K=k % 16 == 0 and k_split * tile.splits == k,

@@ -18,14 +18,12 @@ from alorakit.kernels.lora_rows import Projected
 from alorakit.kernels.triton_launch import (
     DTYPES,
     Setting,
-    ceil_div,
     expand,
     first_slot,
     load_b,
     load_low,
     load_projected,
     look_up,
-    next_power_of_2,
     projected_args,
     projected_settings,
     rank_block,
@@ -212,7 +210,7 @@ def rope_kv_write(
     _, num_kv_heads, num_slots, dim = cache.shape
     q = torch.empty(rows, num_heads, dim, dtype=cache.dtype, device=cache.device)
     q_norm, k_norm = qk_norm or (rotary.cos, rotary.cos)
-    rope_kv_write_kernel[(ceil_div(rows, row_block(rows)), num_heads + 2 * num_kv_heads)](
+    rope_kv_write_kernel[(triton.cdiv(rows, row_block(rows)), num_heads + 2 * num_kv_heads)](
         q_ptr=q,
         cache_ptr=cache,
         positions_ptr=positions,
@@ -227,7 +225,7 @@ def rope_kv_write(
         num_slots=num_slots,
         half=dim // 2,
         HAS_NORM=qk_norm is not None,
-        HALF=next_power_of_2(dim // 2),
+        HALF=triton.next_power_of_2(dim // 2),
         RANK_BLOCK=rank_block(cache.element_size()),
         **warps_for(dim, cache.element_size(), projected.sums.shape[0]),
         **projected_args(projected),

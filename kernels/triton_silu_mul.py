@@ -13,7 +13,6 @@ from alorakit.kernels.lora_rows import Projected
 from alorakit.kernels.triton_launch import (
     DTYPES,
     Setting,
-    ceil_div,
     expand,
     first_slot,
     load_b,
@@ -138,7 +137,7 @@ def silu_mul(projected: Projected, dtype: torch.dtype) -> Tensor:
     _, rows, width = projected.sums.shape
     out = torch.empty(rows, width // 2, dtype=dtype, device=projected.sums.device)
     columns = BLOCK_BYTES // dtype.itemsize
-    silu_mul_kernel[(ceil_div(rows, row_block(rows)), ceil_div(width // 2, columns))](
+    silu_mul_kernel[(triton.cdiv(rows, row_block(rows)), triton.cdiv(width // 2, columns))](
         out_ptr=out,
         BLOCK_COLUMNS=columns,
         RANK_BLOCK=rank_block(out.element_size()),
