@@ -1,7 +1,8 @@
 """``alorakit.json``: what an adapter folder records beside PEFT's two files."""
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
+from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,10 @@ class Manifest:
         invocation: Text of the invocation, for people; the ids in ``adapter_config.json`` decide.
         capability: What the adapter is for (``"requirement-check"``), or None.
         metrics: Validation metrics of the saved epoch.
+        answer: ``"label"``: one of ``labels``, by scoring them; ``"text"``: what the adapter generates.
+        field: Of a text that is a JSON object: the field that holds the label, or None.
+        temperature: What summed log-probabilities are divided by before labels' probabilities are taken from them,
+            fitted on validation rows; 1 if it was not.
     """
 
     layout: str = "chat"
@@ -36,7 +41,10 @@ class Manifest:
     base_model: str = ""
     invocation: str = ""
     capability: str | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = dataclass_field(default_factory=dict)
+    answer: str = "label"
+    field: str | None = None
+    temperature: float = 1.0
 
     def to_json(self) -> str:
         """The file's text: UTF-8 JSON, two-space indent, final newline."""
@@ -64,7 +72,7 @@ class Manifest:
 
 
 def _checked(path: Path, key: str, value: Any) -> Any:
-    nullable = key in ("pass_labels", "fail_labels", "capability")
+    nullable = key in ("pass_labels", "fail_labels", "capability", "field")
     if value is None and nullable:
         return None
     good, wanted = isinstance(value, str), "text"
@@ -75,6 +83,10 @@ def _checked(path: Path, key: str, value: Any) -> Any:
         good, wanted = value in LAYOUTS, f"one of {', '.join(LAYOUTS)}"
     elif key == "requirements":
         good, wanted = isinstance(value, bool), "true or false"
+    elif key == "answer":
+        good, wanted = value in ("label", "text"), "'label' or 'text'"
+    elif key == "temperature":
+        good, wanted = type(value) in (int, float) and 0.01 <= value <= 100, "a number from 0.01 to 100"
     elif key == "metrics":
         good = isinstance(value, dict) and all(type(number) in (int, float) for number in value.values())
         wanted = "an object of numbers"

@@ -10,6 +10,8 @@ from alorakit.engine.errors import ConfigError
 
 ADAPTERS = ("alora", "lora")
 SCHEDULERS = ("constant", "linear", "cosine")
+BEST_BY = ("loss", "accuracy")
+ANSWERS = ("auto", "label", "text")
 ALL_LINEAR = "all-linear"
 DEFAULT_RANKS = {"alora": 32, "lora": 6}
 MAX_SEED = 2**63 - 1
@@ -47,9 +49,14 @@ class TrainConfig:
         learning_rate: AdamW's, at the start of the schedule.
         scheduler: How the learning rate goes: ``"constant"``, ``"linear"`` or ``"cosine"`` (both to zero). Few steps
             need the constant one: 60 steps at 3e-4 on six classes reach an accuracy of 0.86, 0.57 when they decay.
+        warmup_ratio: Share of all optimizer steps over which the learning rate rises linearly from 0.
         weight_decay: AdamW's.
         max_grad_norm: Gradients are scaled down to this norm.
-        val_fraction: Share of the rows held out for validation; 0: none, and the last epoch is saved.
+        early_stopping: Stop after so many epochs that are no better than the best one; None: never.
+        best_by: Which epoch is saved: the one with the lowest validation ``"loss"`` or the highest ``"accuracy"``.
+        save_steps: Write a checkpoint each so many optimizer steps; one is written after every epoch in any case.
+        val_fraction: Share of the rows held out for validation; 0: none, and the last epoch is saved. Rows given for
+            validation take its place.
         seed: Decides split, order, initial weights and dropout; 0 to 2**63 - 1.
         device: ``"auto"``: CUDA, then MPS, then CPU, whichever is there.
         dtype: Compute type of the base model; the adapter is float32 always.
@@ -57,6 +64,13 @@ class TrainConfig:
         pass_labels: Labels that pass a check; recorded in the adapter folder.
         fail_labels: Labels that fail a check; recorded in the adapter folder.
         capability: What the adapter is for (``"requirement-check"``); recorded in the adapter folder.
+        answer: What the adapter answers: ``"label"``, one of few labels, which is scored; ``"text"``, which is
+            generated; ``"auto"``: text if there are more than 64 distinct labels, or if they are JSON objects and most
+            differ.
+        field: Of a text that is a JSON object: the field that accuracy is counted by; None: the first one that holds
+            strings.
+        activation_checkpointing: Compute activations again in the backward pass instead of keeping them; None: where
+            memory requires it.
         prefix_memory: Bytes that kept prefixes may take, the rest being computed anew for each batch; None: half
             of the memory that is free once the model is loaded.
 
@@ -73,8 +87,12 @@ class TrainConfig:
     grad_accum: int = 4
     learning_rate: float = 6e-6
     scheduler: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_ratio: float = 0.0
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
+    early_stopping: int | None = None
+    best_by: Literal["loss", "accuracy"] = "loss"
+    save_steps: int | None = None
     val_fraction: float = 0.2
     seed: int = 42
     device: str = "auto"
@@ -83,12 +101,17 @@ class TrainConfig:
     pass_labels: tuple[str, ...] | None = None
     fail_labels: tuple[str, ...] | None = None
     capability: str | None = None
+    answer: Literal["auto", "label", "text"] = "auto"
+    field: str | None = None
+    activation_checkpointing: bool | None = None
     prefix_memory: int | None = None
 
     def __post_init__(self) -> None:
         """Check every field."""
         _one_of("adapter", self.adapter, ADAPTERS)
         _one_of("scheduler", self.scheduler, SCHEDULERS)
+        _one_of("best_by", self.best_by, BEST_BY)
+        _one_of("answer", self.answer, ANSWERS)
         _one_of("dtype", self.dtype, DTYPES)
         _one_of("device", str(self.device).split(":")[0], DEVICES)
         if self.rank is not None:
@@ -96,8 +119,14 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "grad_accum"):
             _integer(name, getattr(self, name), 1)
         _integer("seed", self.seed, 0, MAX_SEED)
-        if self.prefix_memory is not None:
-            _integer("prefix_memory", self.prefix_memory, 0)
+        for name, low in (("prefix_memory", 0), ("early_stopping", 1), ("save_steps", 1)):
+            if getattr(self, name) is not None:
+                _integer(name, getattr(self, name), low)
+        if self.field is not None and not (isinstance(self.field, str) and self.field):
+            raise ConfigError(f"field={self.field!r} must be the name of a field, or None")
+        if self.activation_checkpointing not in (None, True, False):
+            raise ConfigError(f"activation_checkpointing={self.activation_checkpointing!r} must be True, False or None")
+        _number("warmup_ratio", self.warmup_ratio, below=1.0)
         for name in ("alpha", "learning_rate", "max_grad_norm"):
             _number(name, getattr(self, name), above=0.0)
         _number("weight_decay", self.weight_decay)

@@ -22,6 +22,8 @@ class Example:
         label: The label's text.
         layout: Name of the check layout.
         requirement: Whether the prefix holds a requirement.
+        weight: Factor of the row's loss.
+        line: Line of its file, from 1; 0 if it came from none.
     """
 
     prefix_ids: tuple[int, ...]
@@ -30,6 +32,8 @@ class Example:
     label: str
     layout: str = "chat"
     requirement: bool = False
+    weight: float = 1.0
+    line: int = 0
 
     @property
     def num_tokens(self) -> int:
