@@ -1,0 +1,70 @@
+"""What an adapter answers: one of a set of labels, which is scored, or a text of its own, which is generated."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from alorakit.engine.errors import DataError
+from alorakit.training.config import TrainConfig
+from alorakit.training.data import Example
+
+MAX_LABELS = 64
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the rows' labels are.
+
+    Attributes:
+        kind: ``"label"`` or ``"text"``.
+        labels: Every distinct label, sorted; empty for a text.
+        field: Of a text that is a JSON object: the field that accuracy is counted by; None: the whole text.
+    """
+
+    kind: Literal["label", "text"]
+    labels: tuple[str, ...]
+    field: str | None = None
+
+
+def answers_of(examples: Sequence[Example], config: TrainConfig) -> Answers:
+    """Decide by the training rows, as ``TrainConfig.answer`` and ``TrainConfig.field`` say.
+
+    Raises:
+        DataError: ``field`` is not in the rows' labels.
+    """
+    labels = tuple(sorted({example.label for example in examples}))
+    rows = [json_object(example.label) for example in examples]
+    objects = [row for row in rows if row is not None]
+    many = len(labels) > MAX_LABELS or (len(objects) == len(rows) and 2 * len(labels) > len(rows))
+    if config.answer == "label" or (config.answer == "auto" and not many and config.field is None):
+        return Answers("label", labels)
+    if config.field is None:
+        names = [name for name, value in objects[0].items() if isinstance(value, str)] if objects else []
+        common = [name for name in names if len(objects) == len(rows) and all(name in row for row in objects)]
+        return Answers("text", (), next(iter(common), None))
+    for example, row in zip(examples, rows, strict=True):
+        if row is None or config.field not in row:
+            where = f"line {example.line}: " if example.line else ""
+            raise DataError(f"{where}label {example.label!r:.200} is no JSON object with the field {config.field!r}")
+    return Answers("text", (), config.field)
+
+
+def parsed(text: str, field: str | None) -> str | None:
+    """The part of an answer that accuracy is counted by; None if the text is no JSON object with that field."""
+    if field is None:
+        return text.strip()
+    row = json_object(text)
+    if row is None or field not in row:
+        return None
+    value = row[field]
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def json_object(text: str) -> dict[str, Any] | None:
+    """The JSON object that ``text`` is, or None."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
