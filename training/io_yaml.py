@@ -74,7 +74,7 @@ def dump_yaml(content: dict[str, Any]) -> str:
     return text
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
     """Writes texts of several lines as such, and escapes what does not print (YAML would change some of it)."""
 
     def represent_scalar(self, tag: str, value: Any, style: str | None = None) -> Any:

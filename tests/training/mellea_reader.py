@@ -5,7 +5,21 @@
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
+
+FOLDER = Path(sys.prefix) / "mellea"
+
+
+def mellea_folder() -> Path:
+    """Where make test installs Mellea; in an environment that make has not made, the test is skipped."""
+    import pytest
+
+    if not (FOLDER / "mellea").is_dir():
+        if (Path(sys.prefix) / ".test").exists():
+            pytest.fail(f"{FOLDER} is missing from an environment that make has made; run make test again")
+        pytest.skip(f"Mellea is not in {FOLDER}, where make test installs it")
+    return FOLDER
 
 
 def main() -> None:

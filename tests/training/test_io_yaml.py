@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alorakit.bindings.session.verdict import passing_labels
@@ -18,9 +18,9 @@ from alorakit.engine.errors import CheckError
 from alorakit.engine.manifest import Manifest
 from alorakit.engine.tokenizer import Tokenizer
 from alorakit.training.io_yaml import io_yaml, passing
+from tests.training.mellea_reader import mellea_folder
 
 READER = Path(__file__).with_name("mellea_reader.py")
-MELLEA = Path(sys.prefix) / "mellea"
 CHECK = Manifest(labels=("no", "yes"), capability="requirement-check", requirements=True, invocation="<|check|>")
 NASTY = ('a "b"', "back\\slash", "line\nbreak", "two\u2028lines\x85", "é{0}", "- [x]: {y} # z", "`|`", " yes ", "null")
 Case = dict[str, Any]
@@ -30,10 +30,7 @@ Read = Callable[..., list[dict[str, Any]]]
 @pytest.fixture
 def read(tmp_path: Path) -> Read:
     """What Mellea makes of manifests and answers."""
-    if not (MELLEA / "mellea").is_dir():
-        if (Path(sys.prefix) / ".test").exists():
-            pytest.fail(f"{MELLEA} is missing from an environment that make has made; run make test again")
-        pytest.skip(f"Mellea is not in {MELLEA}, where make test installs it")
+    mellea = mellea_folder()
 
     def run(*cases: tuple[Manifest, Case]) -> list[dict[str, Any]]:
         asked = []
@@ -42,7 +39,7 @@ def read(tmp_path: Path) -> Read:
             path.write_text(io_yaml(manifest), encoding="utf-8")
             messages = [{"role": "user", "content": "It hums."}]
             asked.append({"config": str(path), "messages": messages, "arguments": {"requirement": "Be {kind}"}, **case})
-        command = [sys.executable, str(READER), str(MELLEA)]
+        command = [sys.executable, str(READER), str(mellea)]
         done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         results: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
@@ -131,9 +128,10 @@ def test_a_model_that_mellea_runs_answers_within_the_schema(read: Read, tiny_bas
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
 
-@given(labels=st.lists(texts, min_size=1, max_size=4, unique=True), invocation=texts, layout=st.sampled_from(["chat"]))
-def test_any_text_survives(labels: list[str], invocation: str, layout: str) -> None:
-    read = yaml.safe_load(io_yaml(replace(CHECK, labels=tuple(labels), invocation=invocation, layout=layout)))
+@settings(deadline=None)
+@given(labels=st.lists(texts, min_size=1, max_size=4, unique=True), invocation=texts)
+def test_any_text_survives(labels: list[str], invocation: str) -> None:
+    read = yaml.safe_load(io_yaml(replace(CHECK, labels=tuple(labels), invocation=invocation)))
     enum = json.loads(read["response_format"])["enum"]
     assert [value if isinstance(value, str) else json.dumps(value) for value in enum] == labels
     assert read["instruction"].format(requirement="r") == f"Requirement: r\n{invocation}"
