@@ -134,10 +134,33 @@ class Decoder:
 
     def run_layers(self, x: Tensor, cos: Tensor, sin: Tensor, attention: Attention, lora: LoraApplier | None) -> Tensor:
         """:meth:`forward` from :meth:`embed`'s result on; ``cos`` and ``sin`` are ``rotary.at(positions)``."""
-        for index, layer in enumerate(self.layers):
-            x = self._residual(x, self._attend(index, layer, x, cos, sin, attention, lora))
-            x = self._residual(x, self._mlp(index, layer, x, lora))
+        for index in range(len(self.layers)):
+            x = self.run_layer(index, x, cos, sin, attention, lora)
         return ops.rms_norm(x, self.final_norm, self.config.rms_norm_eps)
+
+    def run_layer(
+        self, index: int, x: Tensor, cos: Tensor, sin: Tensor, attention: Attention, lora: LoraApplier | None
+    ) -> Tensor:
+        """One layer of :meth:`run_layers`; x and the result [rows, hidden_size]."""
+        layer = self.layers[index]
+        x = self._residual(x, self._attend(index, layer, x, cos, sin, attention, lora))
+        return self._residual(x, self._mlp(index, layer, x, lora))
+
+    def queries_keys_values(
+        self, index: int, x: Tensor, cos: Tensor, sin: Tensor, lora: LoraApplier | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What layer ``index`` attends with, each [rows, heads or KV heads, head_dim], given its input ``x``."""
+        cfg, layer = self.config, self.layers[index]
+        h = ops.rms_norm(x, layer.input_norm, cfg.rms_norm_eps)
+        qkv = layer.qkv(h)
+        if lora is not None:
+            qkv = lora(index, "qkv", h, qkv)
+        heads = qkv.view(qkv.shape[0], cfg.num_heads + 2 * cfg.num_kv_heads, cfg.head_dim)
+        qk, v = heads.split([cfg.num_heads + cfg.num_kv_heads, cfg.num_kv_heads], dim=1)
+        if layer.qk_norm is not None:
+            qk = self._norm_heads(qk, *layer.qk_norm)
+        q, k = ops.rope(qk, cos, sin).split([cfg.num_heads, cfg.num_kv_heads], dim=1)
+        return q, k, v
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits, float32 [rows, vocab_size], of hidden states [rows, hidden_size]."""
@@ -154,16 +177,7 @@ class Decoder:
         attention: Attention,
         lora: LoraApplier | None,
     ) -> Tensor:
-        cfg = self.config
-        h = ops.rms_norm(x, layer.input_norm, cfg.rms_norm_eps)
-        qkv = layer.qkv(h)
-        if lora is not None:
-            qkv = lora(index, "qkv", h, qkv)
-        heads = qkv.view(qkv.shape[0], cfg.num_heads + 2 * cfg.num_kv_heads, cfg.head_dim)
-        qk, v = heads.split([cfg.num_heads + cfg.num_kv_heads, cfg.num_kv_heads], dim=1)
-        if layer.qk_norm is not None:
-            qk = self._norm_heads(qk, *layer.qk_norm)
-        q, k = ops.rope(qk, cos, sin).split([cfg.num_heads, cfg.num_kv_heads], dim=1)
+        q, k, v = self.queries_keys_values(index, x, cos, sin, lora)
         a = attention(index, q, k, v)
         out = layer.o(a)
         return out if lora is None else lora(index, "o", a, out)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from alorakit.kernels import lora, torch_ops
+from alorakit.kernels import lora, torch_ops, torch_segments
 from alorakit.kernels.attention_tiles import TILE_CLASSES, Tile, TileClass, TilePlan, TileTensors
 from alorakit.kernels.attention_types import AttentionPlan, AttentionSpan, BlockSpan, Runs, SharedSpan
 from alorakit.kernels.backend import BackendError, backend_for, use_backend
@@ -18,6 +18,7 @@ from alorakit.kernels.lora import LoraWindow
 from alorakit.kernels.lora_rows import ROW_BLOCK, Lora, LoraRows, Projected
 from alorakit.kernels.lora_stack import LoraStack
 from alorakit.kernels.lora_table import LoraTable, lora_block_m, lora_tiles
+from alorakit.kernels.segment_types import RowBlock, SegmentPlan
 from alorakit.kernels.torch_attention import TorchPagedAttention
 
 if TYPE_CHECKING:
@@ -37,13 +38,14 @@ __all__ = [
     "LoraWindow",
     "PagedAttention",
     "Projected",
+    "RowBlock",
     "Runs",
+    "SegmentPlan",
     "SharedSpan",
     "Tile",
     "TileClass",
     "TilePlan",
     "TileTensors",
-    "attention",
     "backend_for",
     "can_pack",
     "fused",
@@ -60,6 +62,7 @@ __all__ = [
     "paged_attention",
     "rms_norm",
     "rope",
+    "segment_attention",
     "silu_mul",
     "use_backend",
 ]
@@ -179,21 +182,21 @@ def paged_attention(cache: Tensor, plan: AttentionPlan, scale: float) -> PagedAt
     return TorchPagedAttention(cache, plan, scale)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """Differentiable attention of one sequence's rows over keys that are not paged (training).
+def segment_attention(q: Tensor, k: Tensor, v: Tensor, kept: Tensor, plan: SegmentPlan, scale: float) -> Tensor:
+    """Differentiable attention of one sequence's rows over kept keys and their own (training).
 
     Args:
         q: [rows, num_heads, head_dim].
-        k: [num_kv_heads, kv_len, head_dim].
+        k: The rows' own, [rows, num_kv_heads, head_dim].
         v: Like ``k``.
-        mask: Additive [group * rows, kv_len] in the compute dtype, group = num_heads / num_kv_heads, rows repeated for
-            each head of a group; None when every row sees every key.
+        kept: Keys and values of the tokens before, [2, num_kv_heads, num_kept, head_dim]; no gradient flows to them.
+        plan: Which keys each row sees.
         scale: Multiplies the scores.
 
     Returns:
         [rows, num_heads * head_dim].
     """
-    return torch_ops.attend(q, k, v, mask, scale)
+    return torch_segments.segment_attention(q, k, v, kept, plan, scale)
 
 
 def lora_linear(

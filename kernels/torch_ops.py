@@ -48,27 +48,6 @@ def kv_write(cache: Tensor, k: Tensor, v: Tensor, slots: Tensor, runs: Sequence[
         row += end - start
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """One sequence's rows against its keys, the group's heads folded into query rows.
-
-    Args:
-        q: [rows, num_heads, head_dim].
-        k: [num_kv_heads, kv_len, head_dim].
-        v: Like ``k``.
-        mask: Additive [group * rows, kv_len], or None when every row sees every key.
-        scale: Multiplies the scores.
-
-    Returns:
-        [rows, num_heads * head_dim].
-    """
-    rows, heads, dim = q.shape
-    kv_heads = k.shape[0]
-    group = heads // kv_heads
-    folded = q.view(rows, kv_heads, group, dim).permute(1, 2, 0, 3).reshape(1, kv_heads, group * rows, dim)
-    out = F.scaled_dot_product_attention(folded, k[None], v[None], attn_mask=mask, scale=scale)
-    return out.view(kv_heads, group, rows, dim).permute(2, 0, 1, 3).reshape(rows, heads * dim)
-
-
 def lora_linear(
     out: Tensor, x: Tensor, a: Tensor, b: Sequence[Tensor | None], widths: Sequence[int], scale: float
 ) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from alorakit.engine.branches import Branches
 from alorakit.engine.model import Decoder
-from alorakit.training.segments import KeepingAttention, Segment, run_segments
+from alorakit.training.segments import KeepingAttention, Segment, keep_segments
 
 TOKENS_PER_PASS = 1024
 Prefix = tuple[int, ...]
@@ -78,7 +78,7 @@ class PrefixCache:
             buffers.append(buffer)
             segments.append(Segment(self._header_kv[:, :, :, :shared], prefix[shared:], Branches.of([])))
         attention = KeepingAttention(self._decoder.config, segments, buffers)
-        run_segments(self._decoder, segments, attention, None)
+        keep_segments(self._decoder, segments, attention)
         return buffers
 
     def _buffer(self, length: int) -> Tensor:

@@ -18,6 +18,8 @@ from alorakit.engine.model import Decoder, LoraApplier
 from alorakit.engine.model_config import ModelConfig
 from alorakit.kernels import ops
 
+ROWS_PER_BLOCK = 128
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -49,43 +51,44 @@ class Segment:
         end = self.num_kept + len(self.trunk)
         return [*range(self.num_kept, end), *(end + p for p in self.branches.positions)]
 
-    def mask(self, group: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor | None:
-        """Which keys each row sees, as ``ops.attention`` wants it."""
+    def plan(self, window: int | None, dtype: torch.dtype, device: torch.device) -> ops.SegmentPlan:
+        """Which keys each row sees; ``window``: the layer's sliding window."""
         end = self.num_kept + len(self.trunk)
-        rows = range(self.num_kept, self.num_kept + self.num_rows)
         starts = [end + start for start in self.branches.starts]
         trunk = end if starts else None
-        mask = additive_mask(rows, 0, dtype, device, trunk=trunk, starts=starts, window=window)
-        return None if mask is None else mask.repeat(group, 1)
+        blocks = []
+        for start in range(0, self.num_rows, ROWS_PER_BLOCK):
+            rows = range(self.num_kept + start, self.num_kept + min(start + ROWS_PER_BLOCK, self.num_rows))
+            # Every row sees all of the trunk before the first one of the block, but for what its window hides. A row of
+            # a branch may lie up to num_rows keys after its position says.
+            first = 0 if window is None else max(rows.start - self.branches.num_rows - window + 1, 0)
+            masked = min(rows.start, end) if window is None else first
+            mask = additive_mask(rows, masked, dtype, device, trunk=trunk, starts=starts, window=window)
+            blocks.append(ops.RowBlock(start, rows.stop - self.num_kept, first, masked, mask))
+        return ops.SegmentPlan(self.num_kept, blocks)
 
 
 class SegmentAttention:
     """The decoder's ``Attention`` over kept keys and the rows' own; differentiable."""
 
     def __init__(self, config: ModelConfig, segments: Sequence[Segment]) -> None:
-        """Build the masks, which most layers share."""
+        """Plan it, once for all layers with the same window."""
         self._config, self._segments = config, segments
-        group = config.num_heads // config.num_kv_heads
-        self._masks = {
-            window: [s.mask(group, window, s.kv.dtype, s.kv.device) for s in segments]
+        self._sizes = [segment.num_rows for segment in segments]
+        self._plans = {
+            window: [s.plan(window, s.kv.dtype, s.kv.device) for s in segments]
             for window in set(config.sliding_windows)
         }
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See :class:`alorakit.engine.model.Attention`."""
-        masks = self._masks[self._config.sliding_windows[layer]]
-        sizes = [segment.num_rows for segment in self._segments]
-        parts = []
-        own = zip(q.split(sizes), k.split(sizes), v.split(sizes), masks, strict=True)
-        for index, (rows, k_rows, v_rows, mask) in enumerate(own):
-            keys, values = self._keys_values(layer, index, k_rows.transpose(0, 1), v_rows.transpose(0, 1))
-            parts.append(ops.attention(rows, keys, values, mask, self._config.attention_scale))
+        plans, scale = self._plans[self._config.sliding_windows[layer]], self._config.attention_scale
+        rows = zip(q.split(self._sizes), k.split(self._sizes), v.split(self._sizes), strict=True)
+        parts = [
+            ops.segment_attention(*own, segment.kv[layer], plan, scale)
+            for own, segment, plan in zip(rows, self._segments, plans, strict=True)
+        ]
         return torch.cat(parts)
-
-    def _keys_values(self, layer: int, index: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """All keys and values of a segment, given its own [kv_heads, rows, head_dim]."""
-        kept = self._segments[index].kv[layer]
-        return torch.cat([kept[0], k], dim=1), torch.cat([kept[1], v], dim=1)
 
 
 class KeepingAttention(SegmentAttention):
@@ -96,18 +99,39 @@ class KeepingAttention(SegmentAttention):
         super().__init__(config, segments)
         self._buffers = buffers
 
-    def _keys_values(self, layer: int, index: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        buffer, kept = self._buffers[index][layer], self._segments[index].num_kept
-        buffer[0, :, kept:], buffer[1, :, kept:] = k, v
-        return buffer[0], buffer[1]
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See :class:`alorakit.engine.model.Attention`."""
+        self.keep(layer, k, v)
+        return super().__call__(layer, q, k, v)
+
+    def keep(self, layer: int, k: Tensor, v: Tensor) -> None:
+        """Write the rows' keys and values, [rows, kv_heads, head_dim] of all segments."""
+        parts = zip(self._buffers, self._segments, k.split(self._sizes), v.split(self._sizes), strict=True)
+        for buffer, segment, k_rows, v_rows in parts:
+            buffer[layer, 0, :, segment.num_kept :] = k_rows.transpose(0, 1)
+            buffer[layer, 1, :, segment.num_kept :] = v_rows.transpose(0, 1)
 
 
 def run_segments(
     decoder: Decoder, segments: Sequence[Segment], attention: SegmentAttention, lora: LoraApplier | None
 ) -> Tensor:
     """Hidden states [rows, hidden_size] of all segments' rows, in order."""
+    return decoder.forward(*_inputs(decoder, segments), attention, lora)
+
+
+def keep_segments(decoder: Decoder, segments: Sequence[Segment], attention: KeepingAttention) -> None:
+    """Run the base model for what ``attention`` keeps; the last layer stops at its keys and values."""
+    token_ids, positions = _inputs(decoder, segments)
+    cos, sin = decoder.rotary.at(positions)
+    x, last = decoder.embed(token_ids), decoder.config.num_layers - 1
+    for index in range(last):
+        x = decoder.run_layer(index, x, cos, sin, attention, None)
+    _, k, v = decoder.queries_keys_values(last, x, cos, sin, None)
+    attention.keep(last, k, v)
+
+
+def _inputs(decoder: Decoder, segments: Sequence[Segment]) -> tuple[Tensor, Tensor]:
+    """Token ids and positions of all rows, int64 [rows] each."""
     ids = [token for s in segments for token in (*s.trunk, *s.branches.token_ids)]
     positions = [position for s in segments for position in s.positions]
-    return decoder.forward(
-        torch.tensor(ids, device=decoder.device), torch.tensor(positions, device=decoder.device), attention, lora
-    )
+    return torch.tensor(ids, device=decoder.device), torch.tensor(positions, device=decoder.device)
