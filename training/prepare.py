@@ -69,6 +69,28 @@ def _named(examples: Sequence[Example], most: int = 5) -> str:
     return ", ".join(named) + (f" and {len(examples) - most} more" if len(examples) > most else "")
 
 
+def check_fit(base: ResolvedModel, shape: ModelConfig, eos_id: int | None, examples: Sequence[Example]) -> None:
+    """The model must be able to read the rows and to close labels.
+
+    Raises:
+        TrainingError: No EOS token, a row longer than the model's context, or rows of another tokenizer.
+    """
+    if eos_id is None:
+        raise TrainingError(f"{base.name}: its tokenizer has no eos_token to close labels with; use an instruct model")
+    longest = max(e.num_tokens for e in examples)
+    if longest > shape.max_position_embeddings:
+        raise TrainingError(
+            f"the longest row has {longest} tokens, the model's context has {shape.max_position_embeddings}; "
+            f"load the rows with max_length={shape.max_position_embeddings} or less"
+        )
+    highest = max(max(e.prefix_ids + e.invocation_ids + e.label_ids) for e in examples)
+    if highest >= shape.vocab_size:
+        raise TrainingError(
+            f"token id {highest} is beyond the model's vocabulary of {shape.vocab_size}; "
+            f"load the rows with the tokenizer of {base.name}"
+        )
+
+
 def split(num_rows: int, val_fraction: float, seed: int) -> tuple[list[int], list[int]]:
     """Indices of (training, validation) rows, shuffled by ``seed``; at least one of each unless the fraction is 0."""
     order = list(range(num_rows))
