@@ -107,7 +107,7 @@ class DataReport:
         lines = [f"{name:<11}{_sizes(part)}" for name, part in both if part.rows]
         counts = [f"{low}-{high}: {rows}" for low, high, rows in _summed(self.training, self.validation)]
         lines.append(f"{'lengths':<11}{', '.join(counts)} (tokens: rows)")
-        lines.append(f"{'labels' if self.kind == 'label' else self.field or 'answers':<10} {self._classes()}")
+        lines.append(f"{'labels' if self.kind == 'label' else _short(self.field or 'answers'):<10} {self._classes()}")
         found = (
             (self.duplicates, "training rows repeat another"),
             (self.conflicts, "training rows repeat another with a different label"),
