@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from alorakit.engine.adapter_config import MAX_RANK, TARGETS
 from alorakit.engine.config import DEVICES, DTYPES
@@ -15,6 +15,38 @@ ANSWERS = ("auto", "label", "text")
 ALL_LINEAR = "all-linear"
 DEFAULT_RANKS = {"alora": 32, "lora": 6}
 MAX_SEED = 2**63 - 1
+
+# Settings that go together, and what they are for.
+PRESETS: dict[str, dict[str, Any]] = {
+    "small": {
+        "learning_rate": 1e-3,
+        "epochs": 4,
+        "batch_size": 8,
+        "grad_accum": 1,
+        "scheduler": "linear",
+        "warmup_ratio": 0.05,
+    },
+    "large": {
+        "learning_rate": 1e-4,
+        "epochs": 3,
+        "batch_size": 8,
+        "grad_accum": 1,
+        "scheduler": "cosine",
+        "warmup_ratio": 0.05,
+    },
+    "mellea": {
+        "learning_rate": 6e-6,
+        "epochs": 6,
+        "batch_size": 2,
+        "grad_accum": 4,
+        "scheduler": "linear",
+    },
+}
+PRESET_PURPOSES = {
+    "small": "models of up to some 1B parameters",
+    "large": "models of 3B parameters and more",
+    "mellea": "what Mellea's own trainer does",
+}
 
 
 @dataclass(frozen=True)

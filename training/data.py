@@ -1,14 +1,13 @@
 """Training rows: JSON lines to token ids, laid out as a check will ask them."""
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from alorakit.engine.errors import CheckError, ConfigError, DataError
+from alorakit.engine.errors import CheckError, ConfigError, DataError, TokenizerError
 from alorakit.engine.layouts import DEFAULT_INVOCATION, LAYOUTS, training_ids
 from alorakit.engine.tokenizer import Tokenizer
+from alorakit.training.rows import Row, read_rows
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class ExampleList(list[Example]):
 
     Attributes:
         invocation: The invocation's text.
-        truncated: How many rows had their item cut to fit.
+        truncated: How many rows had their item, or a message, cut to fit.
     """
 
     def __init__(self, examples: Iterable[Example], invocation: str, truncated: int) -> None:
@@ -63,40 +62,56 @@ class _Layout:
     name: str
     invocation: str
     invocation_ids: tuple[int, ...]
-    requirement_field: str | None
     max_length: int
 
-    def example(self, item: str, requirement: str | None, label: str) -> Example:
-        message = {"role": "user", "content": item}
+    def example(self, row: Row, messages: Sequence[dict[str, str]]) -> Example:
         prefix, label_ids = training_ids(
-            self.tokenizer, self.name, [message], requirement, label, self.invocation_ids, self.invocation
+            self.tokenizer, self.name, messages, row.requirement, row.label, self.invocation_ids, self.invocation
         )
         return Example(
-            tuple(prefix), self.invocation_ids, tuple(label_ids), label, self.name, self.requirement_field is not None
+            prefix_ids=tuple(prefix),
+            invocation_ids=self.invocation_ids,
+            label_ids=tuple(label_ids),
+            label=row.label,
+            layout=self.name,
+            requirement=row.requirement is not None,
+            weight=row.weight,
+            line=row.line,
         )
 
-    def fitted(self, item: str, requirement: str | None, label: str) -> tuple[Example, bool]:
-        """The row, its item cut from the left if it is too long; and whether it was cut."""
-        whole = self.example(item, requirement, label)
+    def fitted(self, row: Row) -> tuple[Example, bool]:
+        """The row, its longest message cut from the left if it is too long; and whether it was cut."""
+        whole = self.example(row, row.messages)
         if not whole.label_ids:
-            raise DataError(f"label {label!r} has no tokens in this model's vocabulary; choose another label")
+            raise DataError(f"label {row.label!r} has no tokens in this model's vocabulary; choose another label")
         if whole.num_tokens <= self.max_length:
             return whole, False
-        best, low, high = self.example("", requirement, label), 0, len(item)
+        longest = max(range(len(row.messages)), key=lambda index: len(row.messages[index]["content"]))
+        content = row.messages[longest]["content"]
+
+        def cut(kept: int) -> Example:
+            """The row with the last ``kept`` characters of that message."""
+            messages = list(row.messages)
+            messages[longest] = {**messages[longest], "content": content[len(content) - kept :]}
+            return self.example(row, messages)
+
+        best, low, high = cut(0), 0, len(content)
         if best.num_tokens > self.max_length:
+            empty = "its longest message empty" if row.is_chat else "an empty item"
             raise DataError(
-                f"the row needs {best.num_tokens} tokens even with an empty item, the limit is {self.max_length}; "
+                f"the row needs {best.num_tokens} tokens even with {empty}, the limit is {self.max_length}; "
                 f"raise max_length to at least {best.num_tokens}"
             )
         while high - low > 1:  # the last `low` characters fit, the last `high` do not
             middle = (low + high) // 2
-            trial = self.example(item[-middle:], requirement, label)
+            trial = cut(middle)
             if trial.num_tokens <= self.max_length:
                 best, low = trial, middle
             else:
                 high = middle
-        if not item[len(item) - low :].strip():
-            raise DataError(f"nothing of the item fits into {self.max_length} tokens; raise max_length")
+        if not content[len(content) - low :].strip():
+            what = "longest message" if row.is_chat else "item"
+            raise DataError(f"nothing of the {what} fits into {self.max_length} tokens; raise max_length")
         return best, True
 
 
@@ -107,16 +122,24 @@ def load_examples(
     invocation: str | None = None,
     requirement_field: str | None = None,
     max_length: int = 1024,
+    min_rows: int = 2,
 ) -> ExampleList:
-    """Read training rows, one JSON object a line with strings ``item`` and ``label``.
+    """Read rows for training or validation, one JSON object a line.
+
+    A row has a string ``item`` or a list ``messages`` of ``{"role": "system" | "user" | "assistant", "content":
+    "..."}``, a string ``label``, and optionally a string ``requirement`` (in every row or in none) and a number
+    ``weight`` (above 0, default 1). Other keys are ignored.
 
     Args:
-        path: UTF-8 file; blank lines are skipped.
+        path: UTF-8 file, gzipped if its name ends in ``.gz``; blank lines are skipped.
         tokenizer: The base model's.
-        layout: How item, requirement, invocation and label are laid out; see :mod:`alorakit.engine.layouts`.
+        layout: How item, requirement, invocation and label are laid out; see :mod:`alorakit.engine.layouts`. ``chat``
+            renders ``messages`` as they are, ``mellea`` puts their contents on lines of their own.
         invocation: Text of the invocation; None: ``DEFAULT_INVOCATION``.
-        requirement_field: Field of each row that holds a requirement; None: rows have none.
-        max_length: Most tokens of a row, EOS included; a longer row loses the left end of its item.
+        requirement_field: Field of each row that holds a requirement; None: ``requirement``, if the first row has it.
+        max_length: Most tokens of a row, EOS included. A longer row loses the left end of its item, or of the longest
+            of its messages.
+        min_rows: Fewest rows that will do; 1 for validation.
 
     Raises:
         ConfigError: Unknown layout, no invocation, or a ``max_length`` below 1.
@@ -131,56 +154,20 @@ def load_examples(
     invocation_ids = tuple(tokenizer.encode(text, add_special_tokens=False))
     if not invocation_ids:
         raise ConfigError(f"invocation={text!r} has no tokens; give the text that is to switch the adapter on")
-    how = _Layout(tokenizer, layout, text, invocation_ids, requirement_field, max_length)
+    how = _Layout(tokenizer, layout, text, invocation_ids, max_length)
     examples: list[Example] = []
     num_cut = 0
-    for number, raw in _lines(Path(path)):
+    for row in read_rows(Path(path), requirement_field):
         try:
-            row = _parse(raw)
-            requirement = None if requirement_field is None else _text(row, requirement_field)
-            example, cut = how.fitted(_text(row, "item"), requirement, _text(row, "label"))
-        except (DataError, CheckError) as exc:
-            raise DataError(f"{path}:{number}: {exc}") from exc
+            example, cut = how.fitted(row)
+        except (DataError, CheckError, TokenizerError) as exc:
+            if isinstance(exc, TokenizerError) and tokenizer.chat_template is None:
+                raise  # it is not the row's fault
+            raise DataError(f"{path}:{row.line}: {exc}") from exc
         examples.append(example)
         num_cut += cut
-    if len(examples) < 2:
-        found = "no rows" if not examples else "one row"
-        raise DataError(f"{path}: {found}; training needs at least 2 rows, better some hundreds")
+    if len(examples) < min_rows:
+        found = {0: "no rows", 1: "one row"}.get(len(examples), f"{len(examples)} rows")
+        better = ", better some hundreds" if min_rows > 1 else ""
+        raise DataError(f"{path}: {found}; give at least {min_rows}{better}")
     return ExampleList(examples, text, num_cut)
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines (from 1) that are not blank; a byte order mark is dropped."""
-    try:
-        with path.open("rb") as handle:
-            for number, raw in enumerate(handle, start=1):
-                line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-                if line.strip():
-                    yield number, line
-    except OSError as exc:
-        raise DataError(f"{path}: cannot be read ({exc.strerror}); give a JSON lines file") from exc
-
-
-def _parse(raw: bytes) -> dict[str, Any]:
-    try:
-        row = json.loads(raw.decode("utf-8"))
-    except UnicodeDecodeError as exc:
-        raise DataError(f"not UTF-8 (byte {exc.start + 1} of the line); save the file as UTF-8") from exc
-    except (ValueError, RecursionError) as exc:
-        raise DataError(f"not valid JSON ({exc}); each line must be one JSON object") from exc
-    if not isinstance(row, dict):
-        raise DataError(f"expected a JSON object with 'item' and 'label', found {type(row).__name__}")
-    return row
-
-
-def _text(row: dict[str, Any], key: str) -> str:
-    if key not in row:
-        raise DataError(f"{key!r} is missing; the row has {sorted(row)}")
-    value = row[key]
-    if not isinstance(value, str):
-        raise DataError(f"{key!r} must be a string, found {type(value).__name__}")
-    if not value.strip():
-        raise DataError(f"{key!r} is empty; every row needs some text there")
-    if any("\ud800" <= char <= "\udfff" for char in value):
-        raise DataError(f"{key!r} holds half of a surrogate pair; write the whole character")
-    return value

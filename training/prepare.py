@@ -11,6 +11,7 @@ from alorakit.engine.model_config import ModelConfig
 from alorakit.engine.pretrained import ResolvedModel
 from alorakit.engine.tokenizer import Tokenizer
 from alorakit.engine.weights import load_decoder
+from alorakit.training.answers import answers_of, parsed
 from alorakit.training.config import TrainConfig
 from alorakit.training.data import Example
 from alorakit.training.lora import LoraWeights
@@ -18,22 +19,76 @@ from alorakit.training.loss import SuffixModel
 from alorakit.training.prefix_cache import PrefixCache
 
 
-def check_examples(examples: Sequence[Example], config: TrainConfig) -> None:
+def check_examples(examples: Sequence[Example], config: TrainConfig, validation: Sequence[Example] = ()) -> None:
     """Rows must be enough, of one kind, and have the labels that the settings name.
 
+    Args:
+        examples: Rows to train on; where ``validation`` is empty, a share of them is held out.
+        config: Settings.
+        validation: Rows that were given for validation.
+
     Raises:
-        DataError: Fewer than two rows, or rows of several layouts or invocations.
+        DataError: Fewer than two rows; rows of several layouts or invocations; one label only; validation rows with
+            a label that is never trained, or without the field that texts are counted by.
         ConfigError: ``pass_labels`` or ``fail_labels`` name a label that no row has.
     """
     if len(examples) < 2:
         raise DataError(f"{len(examples)} rows; training needs at least 2, better some hundreds")
-    kinds = {(e.layout, e.requirement, e.invocation_ids) for e in examples}
+    kinds = {(e.layout, e.requirement, e.invocation_ids) for e in (*examples, *validation)}
     if len(kinds) > 1:
-        raise DataError("rows differ in layout, invocation or in having a requirement; load them with one call")
+        raise DataError(
+            "rows differ in layout, invocation or in having a requirement; load those of training and validation with "
+            "the same settings"
+        )
     labels = {e.label for e in examples}
     for name in ("pass_labels", "fail_labels"):
         if unknown := sorted(set(getattr(config, name) or ()) - labels):
             raise ConfigError(f"{name} has {unknown}, which no row has; the rows' labels are {sorted(labels)}")
+    answers = answers_of(examples, config)
+    if answers.kind == "label":
+        if len(labels) == 1:
+            raise DataError(
+                f"every row has the label {examples[0].label!r:.80}, so there is nothing to tell apart; give rows of "
+                "two labels or more, or answer='text' to have it generated"
+            )
+        if strangers := [e for e in validation if e.label not in labels]:
+            raise DataError(
+                f"validation rows have labels that no training row has: {_named(strangers)}; add rows of these labels "
+                "to the training data, correct them, or use answer='text'"
+            )
+    elif answers.field is not None and (broken := [e for e in validation if parsed(e.label, answers.field) is None]):
+        raise DataError(
+            f"validation rows have labels that are no JSON object with the field {answers.field!r}, by which accuracy "
+            f"is counted: {_named(broken)}; correct them, or name another field"
+        )
+
+
+def _named(examples: Sequence[Example], most: int = 5) -> str:
+    """The labels of the first few rows, with their lines where they have one."""
+    named = [f"{e.label!r:.80}" + (f" (line {e.line})" if e.line else "") for e in examples[:most]]
+    return ", ".join(named) + (f" and {len(examples) - most} more" if len(examples) > most else "")
+
+
+def check_fit(base: ResolvedModel, shape: ModelConfig, eos_id: int | None, examples: Sequence[Example]) -> None:
+    """The model must be able to read the rows and to close labels.
+
+    Raises:
+        TrainingError: No EOS token, a row longer than the model's context, or rows of another tokenizer.
+    """
+    if eos_id is None:
+        raise TrainingError(f"{base.name}: its tokenizer has no eos_token to close labels with; use an instruct model")
+    longest = max(e.num_tokens for e in examples)
+    if longest > shape.max_position_embeddings:
+        raise TrainingError(
+            f"the longest row has {longest} tokens, the model's context has {shape.max_position_embeddings}; "
+            f"load the rows with max_length={shape.max_position_embeddings} or less"
+        )
+    highest = max(max(e.prefix_ids + e.invocation_ids + e.label_ids) for e in examples)
+    if highest >= shape.vocab_size:
+        raise TrainingError(
+            f"token id {highest} is beyond the model's vocabulary of {shape.vocab_size}; "
+            f"load the rows with the tokenizer of {base.name}"
+        )
 
 
 def split(num_rows: int, val_fraction: float, seed: int) -> tuple[list[int], list[int]]:

@@ -20,7 +20,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 def reported(debug: bool) -> Iterator[None]:
     """Turn exceptions of a command's body into one line on stderr and an exit code.
 
-    An error raised on purpose exits with 2, an interrupt with 130, anything else with 1.
+    An error raised on purpose exits with 2, or with its own ``exit_code``; an interrupt with 130, anything else with 1.
 
     Args:
         debug: Print the traceback too.
@@ -30,7 +30,9 @@ def reported(debug: bool) -> Iterator[None]:
     except (typer.Exit, BrokenPipeError):
         raise
     except AlorakitError as exc:
-        _end(f"error: {exc}", EXIT_BAD_INPUT, debug, exc)
+        code = getattr(exc, "exit_code", EXIT_BAD_INPUT)
+        # An interrupt is somebody's wish: what the error says of it is enough.
+        _end(str(exc) if code == EXIT_INTERRUPTED else f"error: {exc}", code, debug, exc)
     except KeyboardInterrupt as exc:
         _end("interrupted", EXIT_INTERRUPTED, debug, exc)
     except Exception as exc:

@@ -1,14 +1,13 @@
 """``m alora train``: from a file of labelled rows to an adapter folder."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from alorakit.bindings.cli import train_options as flags
 from alorakit.bindings.cli.errors import Debug, reported
-from alorakit.bindings.cli.progress import ProgressDisplay
-from alorakit.bindings.paths import existing
+from alorakit.bindings.cli.train_run import Job, run
 from alorakit.engine.errors import DataError
 from alorakit.engine.files import read_json_object
 from alorakit.training.config import TrainConfig
@@ -16,98 +15,86 @@ from alorakit.training.config import TrainConfig
 DEFAULTS = TrainConfig()
 MAX_LENGTH = 1024
 LAYOUT = "chat"
+TARGETS = ",".join(DEFAULTS.targets)
 
 
 def train(
-    datafile: Annotated[Path, typer.Argument(help="JSON lines, each with strings 'item' and 'label'.")],
+    ctx: typer.Context,
+    datafile: Annotated[Path, typer.Argument(help="JSON lines, each with 'item' (or 'messages') and 'label'; or .gz.")],
     basemodel: Annotated[str, typer.Option(help="Base model: Hub id or folder.")],
     outfile: Annotated[Path, typer.Option(help="Folder to write the adapter to.")],
-    adapter: Annotated[str, typer.Option(help="alora or lora.")] = DEFAULTS.adapter,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = DEFAULTS.device,
-    epochs: Annotated[int, typer.Option(help="Passes over the training rows.")] = DEFAULTS.epochs,
-    learning_rate: Annotated[float, typer.Option(help="AdamW's, at the start.")] = DEFAULTS.learning_rate,
-    batch_size: Annotated[int, typer.Option(help="Rows in one forward pass.")] = DEFAULTS.batch_size,
+    adapter: flags.Adapter = DEFAULTS.adapter,
+    device: flags.Device = DEFAULTS.device,
+    preset: flags.Preset = None,
+    epochs: flags.Epochs = DEFAULTS.epochs,
+    learning_rate: flags.LearningRate = DEFAULTS.learning_rate,
+    batch_size: flags.BatchSize = DEFAULTS.batch_size,
     max_length: Annotated[int, typer.Option(help="Most tokens of a row; a longer item is cut from the left.")] = (
         MAX_LENGTH
     ),
-    grad_accum: Annotated[int, typer.Option(help="Forward passes per optimizer step.")] = DEFAULTS.grad_accum,
+    grad_accum: flags.GradAccum = DEFAULTS.grad_accum,
+    scheduler: flags.Scheduler = DEFAULTS.scheduler,
+    warmup_ratio: flags.WarmupRatio = DEFAULTS.warmup_ratio,
+    weight_decay: flags.WeightDecay = DEFAULTS.weight_decay,
+    max_grad_norm: flags.MaxGradNorm = DEFAULTS.max_grad_norm,
     promptfile: Annotated[Path | None, typer.Option(help='JSON: {"invocation_prompt": "..."}.')] = None,
-    rank: Annotated[int | None, typer.Option(help="Default: 32 for alora, 6 for lora.")] = DEFAULTS.rank,
-    alpha: Annotated[float, typer.Option(help="The delta is scaled by alpha / rank.")] = DEFAULTS.alpha,
-    dropout: Annotated[float, typer.Option(help="On the low-rank path, while training.")] = DEFAULTS.dropout,
-    target_modules: Annotated[str, typer.Option(help="Linear layers, with commas; or all-linear.")] = ",".join(
-        DEFAULTS.targets
-    ),
-    seed: Annotated[int, typer.Option(help="Decides split, order and initial weights.")] = DEFAULTS.seed,
+    rank: flags.Rank = DEFAULTS.rank,
+    alpha: flags.Alpha = DEFAULTS.alpha,
+    dropout: flags.Dropout = DEFAULTS.dropout,
+    target_modules: flags.TargetModules = TARGETS,
+    seed: flags.Seed = DEFAULTS.seed,
     layout: Annotated[str, typer.Option(help="How rows are laid out: chat or mellea.")] = LAYOUT,
-    requirement_field: Annotated[str | None, typer.Option(help="Field of a row that holds a requirement.")] = None,
-    val_fraction: Annotated[float, typer.Option(help="Share of the rows held out.")] = DEFAULTS.val_fraction,
+    requirement_field: Annotated[
+        str | None,
+        typer.Option(help="Field of a row that holds a requirement. Default: 'requirement', if it is there."),
+    ] = None,
+    validation: Annotated[Path | None, typer.Option(help="Rows to validate on, in a file of their own.")] = None,
+    val_fraction: flags.ValFraction = DEFAULTS.val_fraction,
+    best_by: flags.BestBy = DEFAULTS.best_by,
+    early_stopping: flags.EarlyStopping = DEFAULTS.early_stopping,
+    answer: flags.Answer = DEFAULTS.answer,
+    field: flags.Field = DEFAULTS.field,
     pass_label: Annotated[list[str] | None, typer.Option(help="A label that passes a check; repeatable.")] = None,
     fail_label: Annotated[list[str] | None, typer.Option(help="A label that fails a check; repeatable.")] = None,
-    dtype: Annotated[str, typer.Option(help="Compute type of the base: auto, bfloat16, float32.")] = DEFAULTS.dtype,
+    capability: flags.Capability = DEFAULTS.capability,
+    dtype: flags.Dtype = DEFAULTS.dtype,
+    activation_checkpointing: flags.ActivationCheckpointing = DEFAULTS.activation_checkpointing,
+    prefix_memory: flags.PrefixMemory = None,
+    save_steps: flags.SaveSteps = DEFAULTS.save_steps,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an earlier run of this outfile stopped.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and what it takes; write nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object; notes go to stderr.")] = False,
     debug: Debug = False,
 ) -> None:
     """Train an adapter on labelled rows."""
     with reported(debug):
-        config = TrainConfig(
-            adapter=adapter,  # type: ignore[arg-type]  # TrainConfig checks it, with a better message
-            rank=rank,
-            alpha=alpha,
-            dropout=dropout,
-            epochs=epochs,
-            batch_size=batch_size,
-            grad_accum=grad_accum,
-            learning_rate=learning_rate,
-            val_fraction=val_fraction,
-            seed=seed,
-            device=device,
-            dtype=dtype,  # type: ignore[arg-type]
+        config = flags.settings(  # reads the flags that are named as TrainConfig's fields
+            ctx,
             target_modules=tuple(name.strip() for name in target_modules.split(",")),
+            prefix_memory=flags.parse_bytes(prefix_memory),
             pass_labels=tuple(pass_label) if pass_label else None,
             fail_labels=tuple(fail_label) if fail_label else None,
-            # Rows that carry requirements make an adapter that checks requirements.
-            capability="requirement-check" if requirement_field else None,
         )
-        invocation = None if promptfile is None else read_promptfile(promptfile)
-        _run(datafile, basemodel, outfile, config, layout, invocation, requirement_field, max_length)
-
-
-def _run(
-    datafile: Path,
-    basemodel: str,
-    outfile: Path,
-    config: TrainConfig,
-    layout: str,
-    invocation: str | None,
-    requirement_field: str | None,
-    max_length: int,
-) -> None:
-    rows = existing(datafile)
-    if rows is None or not rows.is_file():
-        raise DataError(f"{datafile} is not a file; give JSON lines, each with strings 'item' and 'label'")
-    # torch comes in from here on, after everything that can be checked without it.
-    from alorakit.bindings.session.verdict import passing_labels
-    from alorakit.engine.pretrained import resolve_model
-    from alorakit.engine.tokenizer import Tokenizer
-    from alorakit.training import load_examples
-    from alorakit.training import train as run
-    from alorakit.training.checkpoint import check_outfile
-
-    check_outfile(outfile)
-    tokenizer = Tokenizer.from_pretrained(resolve_model(basemodel).path)
-    examples = load_examples(rows, tokenizer, layout, invocation, requirement_field, max_length)
-    labels = sorted({example.label for example in examples})
-    if config.pass_labels or config.fail_labels:
-        passing_labels(labels, None, config.pass_labels, config.fail_labels)  # raises now rather than at a check
-    typer.echo(f"{datafile}: {len(examples)} rows, labels {', '.join(labels)}")
-    if examples.truncated:
-        typer.echo(
-            f"{examples.truncated} rows were longer than {max_length} tokens; their items were cut from the left"
+        run(
+            Job(
+                datafile=datafile,
+                validation=validation,
+                basemodel=basemodel,
+                outfile=outfile,
+                config=config,
+                layout=layout,
+                invocation=None if promptfile is None else read_promptfile(promptfile),
+                requirement_field=requirement_field,
+                max_length=max_length,
+                resume=resume,
+                dry_run=dry_run,
+                as_json=as_json,
+            )
         )
-    with ProgressDisplay(sys.stderr) as display:
-        report = run(basemodel, examples, config, outfile, progress=display)
-    metrics = ", ".join(f"{name} {value:.3g}" for name, value in report.metrics.items())
-    typer.echo(f"{outfile}: best epoch {report.best_epoch} ({metrics}), {report.tokens_per_s:.0f} tokens/s")
 
 
 def read_promptfile(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +15,10 @@ from alorakit.bindings.cli import check as check_module
 from alorakit.bindings.cli.errors import reported
 from alorakit.bindings.cli.main import alorakit_app, m_app
 from alorakit.bindings.cli.progress import ProgressDisplay
-from alorakit.bindings.cli.train import DEFAULTS, read_promptfile
-from alorakit.engine.errors import AlorakitError, CheckError, ConfigError, DataError
+from alorakit.bindings.cli.train import read_promptfile
+from alorakit.engine.errors import AlorakitError, CheckError, ConfigError, DataError, TrainingError
 from alorakit.engine.manifest import Manifest
-from alorakit.training.config import ProgressEvent, TrainConfig
+from alorakit.training.config import ProgressEvent
 
 RUN = CliRunner()
 
@@ -31,6 +30,12 @@ def fails(*args: str) -> str:
     [line] = result.stderr.splitlines()
     assert line.startswith("error: ")
     return line
+
+
+class Stopped(TrainingError):
+    """As an interrupted training run ends."""
+
+    exit_code = 130
 
 
 def train_args(datafile: Path, out: Path, *more: str) -> list[str]:
@@ -60,54 +65,6 @@ def test_every_command_has_help(app: Any, prefix: list[str], command: str) -> No
     result = RUN.invoke(app(), [*prefix, command, "--help"])
     assert result.exit_code == 0
     assert command in result.output
-
-
-def test_train_defaults_are_those_of_the_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    seen: list[Any] = []
-    monkeypatch.setattr("alorakit.bindings.cli.train._run", lambda *args: seen.extend(args))
-    result = RUN.invoke(m_app(), ["alora", *train_args(tmp_path / "d", tmp_path / "o")])
-    assert result.exit_code == 0, result.output
-    assert seen == [tmp_path / "d", "no/model", tmp_path / "o", DEFAULTS, "chat", None, None, 1024]
-    assert (DEFAULTS.epochs, DEFAULTS.batch_size, DEFAULTS.grad_accum, DEFAULTS.learning_rate) == (6, 2, 4, 6e-6)
-
-
-def test_train_options_reach_the_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    seen: list[Any] = []
-    monkeypatch.setattr("alorakit.bindings.cli.train._run", lambda *args: seen.extend(args))
-    prompt = tmp_path / "prompt.json"
-    prompt.write_text('{"invocation_prompt": "<check>"}')
-    options = shlex.split(
-        "--adapter lora --epochs 1 --rank 4 --alpha 8 --dropout 0 --seed 3 --batch-size 1 --grad-accum 2 "
-        "--dtype float32 --device cpu --learning-rate 0.1 --val-fraction 0.5 --max-length 64 --layout mellea "
-        "--requirement-field ask --pass-label a --pass-label b --fail-label c"
-    )
-    args = train_args(tmp_path / "d", tmp_path / "o", *options, "--promptfile", str(prompt))
-    result = RUN.invoke(alorakit_app(), [*args, "--target-modules", "q_proj, o_proj"])
-    assert result.exit_code == 0, result.output
-    assert seen[3:] == [
-        TrainConfig(
-            adapter="lora",
-            rank=4,
-            alpha=8,
-            dropout=0,
-            epochs=1,
-            batch_size=1,
-            grad_accum=2,
-            learning_rate=0.1,
-            val_fraction=0.5,
-            seed=3,
-            device="cpu",
-            dtype="float32",
-            target_modules=("q_proj", "o_proj"),
-            pass_labels=("a", "b"),
-            fail_labels=("c",),
-            capability="requirement-check",
-        ),
-        "mellea",
-        "<check>",
-        "ask",
-        64,
-    ]
 
 
 # -- bad input
@@ -181,6 +138,7 @@ def test_check_wants_an_adapter_folder_that_names_its_base(tmp_path: Path) -> No
     [
         (ConfigError("a\nb"), 2, "error: a b"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (Stopped("saved; go on with --resume"), 130, "saved; go on"),
         (ZeroDivisionError("x"), 1, "unexpected error: ZeroDivisionError: x; run again with --debug"),
     ],
 )

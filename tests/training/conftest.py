@@ -70,6 +70,8 @@ def toy_rows(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Examp
     for _ in range(40):
         word, label = rng.choice([("pump", "yes"), ("and", "one")])
         rows.append({"item": " ".join([*rng.sample(["in", "or", "end"], 2), word]), "label": label})
+    # The first two differ: fewer labels than two cannot be trained on.
+    rows.insert(1, rows.pop(next(i for i, row in enumerate(rows) if row["label"] != rows[0]["label"])))
     path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
     return load_examples(path, Tokenizer.from_pretrained(tiny_base), invocation="<|start_header_id|>check")
 

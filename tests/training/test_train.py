@@ -153,12 +153,13 @@ def test_rows_that_do_not_fit_the_model(
     tiny_base: Path, toy_rows: ExampleList, settings: Settings, tmp_path: Path
 ) -> None:
     row = toy_rows[0]
+    other = next(e for e in toy_rows if e.label != row.label)
     cases = [
         ([row], DataError, "1 rows"),
         ([row, replace(row, layout="mellea")], DataError, "differ in layout"),
         ([row, replace(row, invocation_ids=(5,))], DataError, "invocation"),
-        ([row, replace(row, prefix_ids=(5,) * 600)], TrainingError, "max_length=512"),
-        ([row, replace(row, prefix_ids=(99_999,))], TrainingError, "token id 99999"),
+        ([row, replace(other, prefix_ids=(5,) * 600)], TrainingError, "max_length=512"),
+        ([row, replace(other, prefix_ids=(99_999,))], TrainingError, "token id 99999"),
     ]
     for rows, error, what in cases:
         with pytest.raises(error, match=what):
