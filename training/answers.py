@@ -10,6 +10,8 @@ from alorakit.training.config import TrainConfig
 from alorakit.training.data import Example
 
 MAX_LABELS = 64
+# A generated answer may have so many tokens more than the longest label.
+EXTRA_TOKENS = 8
 
 
 @dataclass(frozen=True)
