@@ -67,7 +67,7 @@ def score_labels(
         requirement: The requirement in words; left out where training rows carried none.
 
     Returns:
-        One score for each label, in the manifest's order.
+        One score for each label, in the manifest's order; probabilities calibrated by the manifest's temperature.
 
     Raises:
         CheckError: The adapter has no manifest or no labels, or was trained with requirements and is given none.
