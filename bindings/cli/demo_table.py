@@ -63,7 +63,7 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str |
     if sys.stdout.isatty():
         table = Table(title=title, title_justify="left")
         for at, column in enumerate(head):
-            table.add_column(column, justify="right" if at else "left")
+            table.add_column(column, justify="right" if at else "left", overflow="fold")
         for row in rows:
             table.add_row(*(escape(cell) for cell in row))
         Console().print(table)

@@ -81,8 +81,8 @@ def _run(
         with ProgressDisplay(sys.stderr) as display:
             costs: dict[str, Cost] = {}
             for contender in order:
-                display(ProgressEvent("cost", len(costs), len(order), f"timing checks, {contender.name}"))
                 costs[contender.key] = check_cost(engine, answers, contender)
+                display(ProgressEvent("cost", len(costs), len(order), f"checks timed, {contender.name}"))
             found = answer_all(
                 engine, answers, contenders, lambda done, total: display(ProgressEvent("evaluate", done, total, "rows"))
             )

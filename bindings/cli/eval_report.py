@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+import typer
+
 from alorakit.bindings.cli.demo_table import print_table
 from alorakit.bindings.cli.eval_measure import Answer, Cost
 from alorakit.bindings.cli.eval_rows import Contender
@@ -14,7 +16,8 @@ from alorakit.training.metrics import Classification
 from alorakit.training.pictures import evaluation_png
 
 RARE = "(rarer)"
-_HEAD = ("model", "accuracy", "macro F1", "ECE", "tokens reused", "tokens computed", "ms per check")
+_HEAD = ("model", "accuracy", "macro F1", "ECE", "reused", "computed", "ms")
+_LEGEND = "reused, computed, ms: one check whose context the base model has just read, in tokens and time (medians)"
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class EvalReport:
     def print(self) -> None:
         """Print the tables: the models, then the classes."""
         print_table(_HEAD, [self._row(contender) for contender in self.contenders])
+        typer.echo(f"{_LEGEND}\n")
         main = self.figures["adapter"]
         common = sorted(main.labels, key=lambda label: -main.classes[label].support)[:MAX_CLASSES]
         rows = [

@@ -119,8 +119,8 @@ def test_the_tables(adapters: Callable[..., Path], data: Path, tmp_path: Path, m
     assert lines[0] == "rows.jsonl: 4 rows"
     assert lines[1].split("  ")[0] == "model"
     assert [line.split()[0] for line in lines[2:4]] == ["mine", "base"]
-    assert [line.split()[0] for line in lines[6:9]] == ["no", "one", "yes"]
-    assert [line.split()[1] for line in lines[6:9]] == ["2", "1", "1"]
+    assert [line.split()[0] for line in lines[8:11]] == ["no", "one", "yes"]
+    assert [line.split()[1] for line in lines[8:11]] == ["2", "1", "1"]
     assert lines[-1] == f"wrote {Path('eval-mine/eval.json')} and {Path('eval-mine/eval.png')}"
     assert (tmp_path / "eval-mine" / "eval.png").is_file()
 
