@@ -111,15 +111,19 @@ def _adapter_folder(given: Path) -> Path:
 
 
 def _target(outdir: Path | None, adapters: list[Path]) -> Path:
-    """The folder to write to, made if it is not there: the end of a long run is no time to find that it cannot be."""
+    """The folder to write to, tried now: the end of a long run is no time to find that it cannot be written."""
     given = outdir if outdir is not None else Path(f"eval-{adapters[0].resolve().name}")
     try:
         target = given.expanduser()
         if any(target.resolve().is_relative_to(folder.resolve()) for folder in adapters):
             raise ConfigError(f"outdir={given} is in the adapter's folder, which an evaluation leaves alone; {_REMEDY}")
+        missing = [folder for folder in (target, *target.parents) if not folder.exists()]
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=target):
-            return target
+            pass
+        for folder in missing:  # a run that fails leaves nothing behind
+            folder.rmdir()
+        return target
     except ConfigError:
         raise
     except (OSError, ValueError, RuntimeError) as exc:  # RuntimeError: the home folder of nobody

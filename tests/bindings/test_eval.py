@@ -226,7 +226,7 @@ def test_labels_that_the_adapter_never_learned(adapters: Callable[..., Path], da
     out = tmp_path / "o"
     line = run(data, "--adapter", adapters("mine", {"labels": ("no", "x")}), "--outdir", out, code=2).stderr
     assert "labels ['one', 'yes'] are none of those" in line
-    assert list(out.iterdir()) == []
+    assert not out.exists()
 
 
 def test_nothing_is_written_into_an_adapter(adapters: Callable[..., Path], data: Path, tmp_path: Path) -> None:
