@@ -45,6 +45,11 @@ class AdapterInfo:
     base_model: str
     manifest: Manifest | None
 
+    @property
+    def temperature(self) -> float:
+        """What candidates' log-probabilities are divided by before their probabilities are taken; 1 by default."""
+        return 1.0 if self.manifest is None else self.manifest.temperature
+
 
 @dataclass(frozen=True, eq=False)
 class LoraPair:

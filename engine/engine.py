@@ -244,7 +244,8 @@ class Engine:
             end: Close each candidate by end-of-sequence, so that "air" and "air filter" compete fairly.
 
         Returns:
-            One :class:`CandidateScore` per candidate, in order; probabilities are normalised over them.
+            One :class:`CandidateScore` per candidate, in order. Probabilities are normalised over them, and calibrated
+            by the temperature in the adapter's ``alorakit.json``; ``logprob`` is the model's own.
 
         Raises:
             RequestError: No candidates, an empty one with ``end=False``, or one that is too long.

@@ -215,7 +215,8 @@ class CandidateScore:
         text: The candidate.
         token_ids: Its tokens, closed by end-of-sequence unless ``end=False``.
         logprob: Sum of the tokens' log-probabilities (natural logarithm).
-        probability: Share of this candidate among all of them.
+        probability: Share of this candidate among all of them: the softmax of ``logprob`` divided by the adapter's
+            temperature, which is 1 for the base model and where ``alorakit.json`` names none.
     """
 
     text: str

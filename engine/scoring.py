@@ -59,12 +59,17 @@ def plan_candidates(admission: Admission, candidates: Seq[str], end: bool, budge
 
 
 def combine(groups: list[CandidateGroup], sequences: list[Sequence], started: float) -> ScoreResult:
-    """Scores of all groups; probabilities are the softmax of the candidates' log-probabilities."""
+    """Scores of all groups; probabilities are the softmax of the candidates' log-probabilities / temperature.
+
+    The temperature is the adapter's (Guo et al. 2017, arXiv 1706.04599); the base model has none.
+    """
+    adapter = sequences[0].active_adapter
+    temperature = 1.0 if adapter is None else adapter.info.temperature
     logprobs = [value for s in sequences for value in s.branch_logprobs or []]
     texts = [text for g in groups for text in g.texts]
     ids = [list(tokens) for g in groups for tokens in g.token_ids]
     top = max(logprobs)
-    weights = [math.exp(value - top) for value in logprobs]
+    weights = [math.exp((value - top) / temperature) for value in logprobs]
     total = sum(weights)
     scores = [
         CandidateScore(text, tokens, logprob, weight / total)

@@ -1,15 +1,19 @@
 """What an adapter answers: one of a set of labels, which is scored, or a text of its own, which is generated."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from alorakit.engine.errors import DataError
+from alorakit.engine.parsed import json_object, parsed
 from alorakit.training.config import TrainConfig
 from alorakit.training.data import Example
 
+__all__ = ["EXTRA_TOKENS", "MAX_LABELS", "Answers", "answers_of", "json_object", "parsed"]
+
 MAX_LABELS = 64
+# A generated answer may have so many tokens more than the longest label.
+EXTRA_TOKENS = 8
 
 
 @dataclass(frozen=True)
@@ -48,23 +52,3 @@ def answers_of(examples: Sequence[Example], config: TrainConfig) -> Answers:
             where = f"line {example.line}: " if example.line else ""
             raise DataError(f"{where}label {example.label!r:.200} is no JSON object with the field {config.field!r}")
     return Answers("text", (), config.field)
-
-
-def parsed(text: str, field: str | None) -> str | None:
-    """The part of an answer that accuracy is counted by; None if the text is no JSON object with that field."""
-    if field is None:
-        return text.strip()
-    row = json_object(text)
-    if row is None or field not in row:
-        return None
-    value = row[field]
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def json_object(text: str) -> dict[str, Any] | None:
-    """The JSON object that ``text`` is, or None."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None

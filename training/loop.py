@@ -15,6 +15,7 @@ from alorakit.engine.errors import TrainingError
 from alorakit.engine.manifest import Manifest
 from alorakit.engine.pretrained import ResolvedModel, resolve_model
 from alorakit.engine.tokenizer import Tokenizer
+from alorakit.training.answers import answers_of
 from alorakit.training.checkpoint import check_outfile, save_adapter
 from alorakit.training.config import ProgressEvent, TrainConfig
 from alorakit.training.data import Example, ExampleList
@@ -56,7 +57,7 @@ def train(
         torch.manual_seed(config.seed)
         model = build_model(base, examples, config)
         notify(ProgressEvent("load", 1, 1, f"{base.name} on {model.decoder.device}, {model.decoder.dtype}"))
-        run = _Run(model, examples, config, notify)
+        run = _Run(model, examples, config, notify, Tokenizer.from_pretrained(base.path).decode)
         run.fill_prefixes()
         run.epochs()
     report = run.report(started, target, getattr(examples, "truncated", 0))
@@ -82,6 +83,7 @@ class _Run:
     examples: Sequence[Example]
     config: TrainConfig
     notify: Progress
+    decode: Callable[[Sequence[int]], str]
     history: list[dict[str, float]] = field(default_factory=list)
     before: dict[str, float] = field(default_factory=dict)
     best_epoch: int = 0
@@ -91,6 +93,7 @@ class _Run:
     def __post_init__(self) -> None:
         cfg = self.config
         self.labels = label_ids(self.examples)
+        self.answers = answers_of(self.examples, cfg)
         self.train_rows, self.val_rows = split(len(self.examples), cfg.val_fraction, cfg.seed)
         self.group_size = cfg.batch_size * cfg.grad_accum
         self.num_steps = cfg.epochs * math.ceil(len(self.train_rows) / self.group_size)
@@ -190,7 +193,8 @@ class _Run:
             raise self._diverged("an adapter weight", math.nan, rows)
         # Finite weights can overflow where they are used; with validation, that comes to light there.
         if not self.val_rows:
-            loss = evaluate(self.model, [self.examples[row] for row in rows], self.labels).loss
+            found = [self.examples[row] for row in rows]
+            loss = evaluate(self.model, found, self.answers, self.labels, self.decode).loss
             if not math.isfinite(loss):
                 raise self._diverged("loss", loss, rows)
 
@@ -198,7 +202,9 @@ class _Run:
         found = evaluate(
             self.model,
             [self.examples[row] for row in self.val_rows],
+            self.answers,
             self.labels,
+            self.decode,
             lambda done, total: self.notify(ProgressEvent("evaluate", done, total, f"validating, {when}")),
         )
         if not math.isfinite(found.loss):

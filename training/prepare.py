@@ -11,7 +11,7 @@ from alorakit.engine.model_config import ModelConfig
 from alorakit.engine.pretrained import ResolvedModel
 from alorakit.engine.tokenizer import Tokenizer
 from alorakit.engine.weights import load_decoder
-from alorakit.training.answers import answers_of, parsed
+from alorakit.training.answers import EXTRA_TOKENS, answers_of, parsed
 from alorakit.training.config import TrainConfig
 from alorakit.training.data import Example
 from alorakit.training.lora import LoraWeights
@@ -124,8 +124,8 @@ def build_model(base: ResolvedModel, examples: Sequence[Example], config: TrainC
             f"token id {highest} is beyond the model's vocabulary of {shape.vocab_size}; "
             f"load the rows with the tokenizer of {base.name}"
         )
-    # Validation lays the longest label after the longest row.
-    positions = longest + max(len(e.label_ids) for e in examples)
+    # Validation lays the longest label after the longest row, or generates a little more than that.
+    positions = longest + max(len(e.label_ids) for e in examples) + EXTRA_TOKENS
     decoder = load_decoder(base.path, shape, dtype, device, positions)
     lora = LoraWeights(shape, config.targets, config.effective_rank, config.alpha, config.dropout, device)
     budget = config.prefix_memory if config.prefix_memory is not None else free_memory(device) // 2

@@ -22,17 +22,18 @@ class CheckReport:
     """One check on a context that the base model has just read.
 
     Attributes:
-        label: The most probable label.
-        probabilities: Probability of each label.
-        passed: The verdict; None if nothing says which labels pass.
+        label: The most probable label; of a text what it says, None where it lacks the adapter's field.
+        probabilities: Probability of each label; empty for a text.
+        passed: The verdict; None if nothing says which answers pass.
         context_tokens: Tokens of the text, which the base model read first.
         context_ms: Milliseconds that took.
         prompt_tokens: Tokens the check reads: the context, then requirement and invocation.
         reused_tokens: Those of them that the cache already held.
         check_ms: Milliseconds of the check.
+        answer: The text that the adapter answers with; None if it answers with a label.
     """
 
-    label: str
+    label: str | None
     probabilities: dict[str, float]
     passed: bool | None
     context_tokens: int
@@ -40,6 +41,7 @@ class CheckReport:
     prompt_tokens: int
     reused_tokens: int
     check_ms: float
+    answer: str | None = None
 
 
 def check(
@@ -51,7 +53,7 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Check a text with an adapter: label, probabilities, tokens reused, milliseconds."""
+    """Check a text with an adapter: label and probabilities or the text it writes, tokens reused, milliseconds."""
     with reported(debug):
         folder = existing(adapter)
         if folder is None or not folder.is_dir():
@@ -101,35 +103,49 @@ def run_check(engine: "Engine", adapter: Path, text: str, requirement: str | Non
         CheckError: The adapter cannot check, or a requirement is given and does not say which labels pass.
         AdapterError: The adapter cannot be loaded.
     """
+    from alorakit.bindings.session.asked import writes
     from alorakit.bindings.session.blocks import Message
-    from alorakit.bindings.session.checks import labelled, score_labels
-    from alorakit.bindings.session.verdict import passing_labels
+    from alorakit.bindings.session.checks import deciding, labelled, score_labels
+    from alorakit.bindings.session.texts import write_answer
+    from alorakit.bindings.session.verdict import Demand
     from alorakit.engine.request import SamplingParams
 
     info = engine.add_adapter(adapter.resolve().name, adapter)
-    manifest = labelled(info)
+    manifest = info.manifest if info.manifest is not None and writes(info) else labelled(info)
     try:
-        passing = passing_labels(manifest.labels, requirement, manifest.pass_labels, manifest.fail_labels)
+        passing = deciding(info, requirement)
     except CheckError:
         if requirement is not None:
             raise
-        passing = None  # nobody asked for a verdict: the label is the answer
+        passing = None  # nobody asked for a verdict: the label is the answer, or the text
     message = Message("user", text)
     tokenizer = engine.tokenizer
     chat = manifest.layout == "chat"
     context = tokenizer.render([message.as_dict()]) if chat else tokenizer.encode(text, add_special_tokens=False)
     [read] = engine.generate([context], SamplingParams(max_tokens=1))
-    scores = score_labels(engine, info, [message], requirement)
-    label = max(scores, key=lambda score: score.probability).text
+    label: str | None
+    if writes(info):
+        output, label = write_answer(engine, info, [message], requirement)
+        probabilities, usage, timing, answer = {}, output.usage, output.timing, output.text
+    else:
+        scores = score_labels(engine, info, [message], requirement)
+        label, answer = max(scores, key=lambda score: score.probability).text, None
+        probabilities = {score.text: score.probability for score in scores}
+        usage, timing = scores.usage, scores.timing
+    if isinstance(passing, Demand):
+        passed: bool | None = label is not None and passing.allows(label)
+    else:
+        passed = None if passing is None else label in passing
     return CheckReport(
         label=label,
-        probabilities={score.text: score.probability for score in scores},
-        passed=None if passing is None else label in passing,
+        probabilities=probabilities,
+        passed=passed,
         context_tokens=len(context),
         context_ms=1e3 * read.timing.total_s,
-        prompt_tokens=scores.usage.prompt_tokens,
-        reused_tokens=scores.usage.cached_tokens,
-        check_ms=1e3 * scores.timing.total_s,
+        prompt_tokens=usage.prompt_tokens,
+        reused_tokens=usage.cached_tokens,
+        check_ms=1e3 * timing.total_s,
+        answer=answer,
     )
 
 
@@ -139,7 +155,8 @@ def render(report: CheckReport) -> str:
     ranked = sorted(report.probabilities.items(), key=lambda pair: -pair[1])
     return "\n".join(
         [
-            f"label    {report.label}{verdict}",
+            *([] if report.answer is None else [f"answer   {report.answer}"]),
+            f"label    {'none: the answer lacks its field' if report.label is None else report.label}{verdict}",
             *(f"  {probability:6.1%} {label}" for label, probability in ranked),
             f"context  {report.context_tokens} tokens read by the base model in {report.context_ms:.0f} ms",
             f"check    {report.reused_tokens} of {report.prompt_tokens} tokens reused, "

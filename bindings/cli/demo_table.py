@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from alorakit.bindings.cli.demo_measure import ROUNDS, Accuracy, CheckCost
@@ -53,17 +54,21 @@ def legend(costs: Sequence[CheckCost]) -> list[str]:
 
 def print_costs(costs: Sequence[CheckCost]) -> None:
     """Print the table: drawn on a terminal, aligned columns anywhere else."""
-    rows = cost_rows(costs)
+    print_table(_COLUMNS, cost_rows(costs))
+    typer.echo("\n".join(legend(costs)))
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
+    """Print rows below their heads: drawn on a terminal, aligned columns anywhere else."""
     if sys.stdout.isatty():
-        table = Table()
-        for at, column in enumerate(_COLUMNS):
-            table.add_column(column, justify="right" if at else "left")
+        table = Table(title=title, title_justify="left")
+        for at, column in enumerate(head):
+            table.add_column(column, justify="right" if at else "left", overflow="fold")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*(escape(cell) for cell in row))
         Console().print(table)
     else:
-        typer.echo("\n".join(plain_table(_COLUMNS, rows)))
-    typer.echo("\n".join(legend(costs)))
+        typer.echo("\n".join([*([title] if title else []), *plain_table(head, rows)]))
 
 
 def plain_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,15 +1,14 @@
 """First half of the demo: rows on disk, and an adapter trained on them unless it is already there."""
 
 import json
-import os
 import shlex
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import typer
 
+from alorakit.bindings.cli.files import write_whole
 from alorakit.bindings.cli.notes import LABELS, generate_notes
 from alorakit.bindings.cli.progress import ProgressDisplay
 from alorakit.engine.adapter_config import AdapterConfig
@@ -110,21 +109,7 @@ def write_file(path: Path, text: str) -> None:
     Raises:
         TrainingError: The disk refused.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        beside = Path(name)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            beside.chmod(0o644)  # mkstemp's 0600 would hide it from other users
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as exc:
-        raise TrainingError(f"{path}: cannot be written ({exc.strerror}); give another folder with --out") from exc
+    write_whole(path, text.encode(), "give another folder with --out")
 
 
 def _json_lines(rows: Sequence[dict[str, str]]) -> str:

@@ -7,6 +7,7 @@ import typer
 
 from alorakit.bindings.cli.check import check
 from alorakit.bindings.cli.errors import Debug, reported
+from alorakit.bindings.cli.eval import evaluate
 from alorakit.bindings.cli.train import train
 
 
@@ -28,6 +29,7 @@ def alora_app() -> typer.Typer:
     app = typer.Typer(help="Train and use activated LoRA adapters.", no_args_is_help=True)
     for command in (train, check, demo):
         app.command()(command)
+    app.command("eval")(evaluate)
     return app
 
 

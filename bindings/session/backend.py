@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from alorakit.bindings.session.adapter import CustomIntrinsicAdapter
 from alorakit.bindings.session.blocks import Message, ModelOutputThunk
-from alorakit.bindings.session.checks import check_with_adapter, choose_adapter, judge, labelled
+from alorakit.bindings.session.checks import check_with_adapter, choose_adapter, deciding, judge
 from alorakit.bindings.session.context import Context
 from alorakit.bindings.session.kinds import demand
 from alorakit.bindings.session.options import Options
 from alorakit.bindings.session.requirement import Requirement, ValidationResult
-from alorakit.bindings.session.verdict import passing_labels
 from alorakit.engine.errors import AdapterError, CheckError, ConfigError
 
 if TYPE_CHECKING:
@@ -108,8 +107,7 @@ class EngineBackend:
             AdapterNotFoundError: The adapter that the requirement names is not loaded.
         """
         if requirement.validation_fn is None and (info := self._adapter_for(requirement)):
-            manifest = labelled(info)
-            passing_labels(manifest.labels, requirement.description, manifest.pass_labels, manifest.fail_labels)
+            deciding(info, requirement.description)
 
     def validate(self, requirement: Requirement, context: Context, messages: Sequence[Message]) -> ValidationResult:
         """Check one requirement: by its function, by an adapter, or by the base model as judge.

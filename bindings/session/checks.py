@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from alorakit.bindings.session.asked import asked_ids, writes
 from alorakit.bindings.session.blocks import Message
 from alorakit.bindings.session.prompt import judge_question
 from alorakit.bindings.session.requirement import ValidationResult
-from alorakit.bindings.session.verdict import passing_labels, quoted_labels
+from alorakit.bindings.session.texts import check_text
+from alorakit.bindings.session.verdict import Demand, demanded, passing_labels, quoted_labels
 from alorakit.engine.errors import AdapterNotFoundError, CheckError
-from alorakit.engine.layouts import check_ids
 from alorakit.engine.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def choose_adapter(
     """Choose the adapter that answers a requirement.
 
     The one asked for; else, among those that have the most of the labels quoted in the requirement, the one whose
-    capability is ``requirement-check``; else the only one with labels.
+    capability is ``requirement-check``; else the only one with labels, or that answers with a text.
 
     Args:
         adapters: The engine's adapters, by name; not empty.
@@ -44,7 +45,7 @@ def choose_adapter(
     quoted = {name: len(quoted_labels(manifest.labels, requirement or "")) for name, manifest in manifests.items()}
     manifests = {name: manifest for name, manifest in manifests.items() if quoted[name] == max(quoted.values())}
     able = [name for name, manifest in manifests.items() if manifest.capability == CAPABILITY]
-    able = able or [name for name, manifest in manifests.items() if manifest.labels]
+    able = able or [name for name, manifest in manifests.items() if manifest.labels or writes(adapters[name])]
     if len(able) > 1:
         raise CheckError(f"adapters {sorted(able)} can all check; choose one with req(..., adapter=name)")
     if not able:
@@ -67,25 +68,13 @@ def score_labels(
         requirement: The requirement in words; left out where training rows carried none.
 
     Returns:
-        One score for each label, in the manifest's order.
+        One score for each label, in the manifest's order; probabilities calibrated by the manifest's temperature.
 
     Raises:
         CheckError: The adapter has no manifest or no labels, or was trained with requirements and is given none.
     """
     manifest = labelled(info)
-    asked = (requirement or "") if manifest.requirements else None
-    if asked is not None and not asked.strip():
-        raise CheckError(
-            f"adapter {info.name!r} was trained with requirements; give one (--requirement on the command line)"
-        )
-    text = manifest.invocation
-    if info.invocation_tokens is not None:
-        invocation = list(info.invocation_tokens)
-        text = text or engine.tokenizer.decode(invocation, skip_special_tokens=False)
-    else:  # a LoRA has no activation tokens; it was trained with the same words at the same place
-        invocation = engine.tokenizer.encode(text, add_special_tokens=False)
-    chat = [message.as_dict() for message in messages]
-    ids = check_ids(engine.tokenizer, manifest.layout, chat, asked, invocation, text)
+    ids = asked_ids(engine, info, manifest, messages, requirement)
     return engine.score(ids, list(manifest.labels), adapter=info.name)
 
 
@@ -93,8 +82,10 @@ def labelled(info: "AdapterInfo") -> Manifest:
     """The adapter's manifest, which names its labels.
 
     Raises:
-        CheckError: It has none: the adapter was made elsewhere.
+        CheckError: It has none: the adapter was made elsewhere, or answers with a text.
     """
+    if writes(info):
+        raise CheckError(f"adapter {info.name!r} answers with a text, not with one of some labels; nothing to score")
     if info.manifest is None or not info.manifest.labels:
         raise CheckError(
             f"adapter {info.name!r} cannot check: no alorakit.json in {info.path} names its layout and labels; "
@@ -103,19 +94,32 @@ def labelled(info: "AdapterInfo") -> Manifest:
     return info.manifest
 
 
+def deciding(info: "AdapterInfo", requirement: str | None) -> "frozenset[str] | Demand":
+    """What decides a check: the labels that pass, or what the requirement says of a text.
+
+    Raises:
+        CheckError: Nothing does, or the adapter cannot check.
+    """
+    if writes(info):
+        return demanded(requirement)
+    manifest = labelled(info)
+    return passing_labels(manifest.labels, requirement, manifest.pass_labels, manifest.fail_labels)
+
+
 def check_with_adapter(
     engine: "Engine", info: "AdapterInfo", messages: Sequence[Message], requirement: str | None
 ) -> ValidationResult:
-    """Check a requirement with an adapter: the most probable label decides.
+    """Check a requirement with an adapter: its most probable label decides, or the text that it answers with.
 
-    Args, Raises: see :func:`score_labels`; and CheckError if it is not known which labels pass.
+    Args, Raises: see :func:`score_labels`; and CheckError if it is not known which answers pass.
 
     Returns:
-        The verdict; ``score`` is the summed probability of the labels that pass.
+        The verdict. With labels, ``score`` is the summed probability of those that pass; a text has no probability.
     """
-    manifest = labelled(info)
     # Before the model runs: a check that cannot be decided should cost nothing.
-    passing = passing_labels(manifest.labels, requirement, manifest.pass_labels, manifest.fail_labels)
+    passing = deciding(info, requirement)
+    if isinstance(passing, Demand):
+        return check_text(engine, info, messages, requirement, passing)
     scores = score_labels(engine, info, messages, requirement)
     best = max(scores, key=lambda score: score.probability)
     return ValidationResult(

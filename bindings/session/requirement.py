@@ -21,8 +21,9 @@ class ValidationResult:
         result: Whether the requirement is met.
         reason: Why, in words; None if the check gave none.
         score: Probability that it is met, 0 to 1; None if the check gave none.
-        label: The most probable label of the adapter, or the judge's word; None for a ``validation_fn``.
-        probabilities: Probability of each label, summing to 1; empty for a ``validation_fn``.
+        label: The most probable label of the adapter, what its text says, or the judge's word; None for a
+            ``validation_fn``, and for a text that says nothing.
+        probabilities: Probability of each label, summing to 1; empty for a text and for a ``validation_fn``.
         usage: Token counts of the check (how many came from the cache); None for a ``validation_fn``.
     """
 

@@ -1,6 +1,7 @@
 """Which labels pass a check: told by the trainer, known words, or quoted by the requirement."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from alorakit.bindings.session.wording import Mention, Side, mentions
 from alorakit.engine.errors import CheckError
@@ -63,6 +64,45 @@ def quoted_labels(labels: Sequence[str], requirement: str) -> frozenset[str]:
         requirement: The requirement in words.
     """
     return frozenset(label for _, meant in _mentioned(labels, requirement) for label in meant)
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a requirement says of an answer that may be any text; case is ignored.
+
+    Attributes:
+        only: Texts of which the answer must be one; empty: any will do.
+        never: Texts that it must not be.
+    """
+
+    only: frozenset[str]
+    never: frozenset[str]
+
+    def allows(self, answer: str) -> bool:
+        """Whether an answer passes."""
+        text = answer.strip().casefold()
+        return text not in self.never and (not self.only or text in self.only)
+
+
+def demanded(requirement: str | None) -> Demand:
+    """What a requirement quotes ("must be 'X' or 'Y'", "must not be 'X'"), for adapters that have no set of labels.
+
+    Args:
+        requirement: The requirement in words; None if there is none.
+
+    Raises:
+        CheckError: It quotes nothing, does not say plainly whether what it quotes passes, or contradicts itself.
+    """
+    said: dict[Side, set[str]] = {side: set() for side in Side}
+    for mention in mentions(requirement or "", ()):
+        said[mention.side].add(mention.text.casefold())
+    only, never = frozenset(said[Side.ONLY]), frozenset(said[Side.NEVER])
+    if said[Side.UNCLEAR] or not (only or never) or only & never:
+        raise CheckError(
+            f"the requirement {requirement!r} does not say plainly which answers pass, and the adapter answers with a "
+            "text of its own; word it as must be 'X' or must not be 'X'"
+        )
+    return Demand(only, never)
 
 
 def _told(

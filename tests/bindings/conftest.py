@@ -44,6 +44,7 @@ class FakeEngine:
         self.weight = score
         self.prompts: list[str] = []
         self.params: list[SamplingParams] = []
+        self.asked: list[str | None] = []
         self.scored_ids: list[list[int]] = []
         self.scored: list[tuple[str, list[str], str | None, bool]] = []
         self.closed = False
@@ -60,8 +61,11 @@ class FakeEngine:
         self.register(name, Manifest.load(path))
         return self.adapters[name]
 
-    def generate(self, prompts: list[list[int]], sampling: SamplingParams) -> list[RequestOutput]:
+    def generate(
+        self, prompts: list[list[int]], sampling: SamplingParams, adapter: str | None = None
+    ) -> list[RequestOutput]:
         [prompt] = prompts
+        self.asked.append(adapter)
         self.prompts.append(self.tokenizer.decode(prompt))
         self.params.append(sampling)
         text = self.answers.pop(0)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alorakit.bindings.session.verdict import passing_labels, quoted_labels
+from alorakit.bindings.session.verdict import demanded, passing_labels, quoted_labels
 from alorakit.engine.errors import CheckError
 
 LABELS = ("bearing", "piston rings", "no_failure")
@@ -229,3 +229,26 @@ def test_any_text_gives_a_subset_or_a_check_error(labels: list[str], text: str) 
     except CheckError:
         return
     assert passing <= set(labels)
+
+
+# -- answers that are no labels
+
+
+@pytest.mark.parametrize(
+    ("text", "passes", "fails"),
+    [
+        ("The part must not be 'Oil pump'.", ["piston", "pump", ""], ["oil pump", " OIL PUMP "]),
+        ("It must be 'air filter' or 'fuel line'", ["air filter", "Fuel line"], ["piston", "air filters"]),
+        ("It must be 'a', 'b' or 'c' and it must not be 'd'.", ["a", "c"], ["d", "x"]),
+    ],
+)
+def test_what_a_requirement_says_of_a_text(text: str, passes: list[str], fails: list[str]) -> None:
+    demand = demanded(text)
+    assert [demand.allows(answer) for answer in passes] == [True] * len(passes)
+    assert [demand.allows(answer) for answer in fails] == [False] * len(fails)
+
+
+@pytest.mark.parametrize("text", [None, "", "be nice", "It might be 'a'.", "must be 'a' and must not be 'A'"])
+def test_a_requirement_that_does_not_decide_a_text(text: str | None) -> None:
+    with pytest.raises(CheckError, match="does not say plainly"):
+        demanded(text)

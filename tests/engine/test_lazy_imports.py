@@ -6,7 +6,17 @@ import sys
 
 import pytest
 
-UNNEEDED = ("llguidance", "rich", "jinja2", "huggingface_hub", "typer", "transformers", "peft", "triton")
+UNNEEDED = (
+    "llguidance",
+    "rich",
+    "jinja2",
+    "huggingface_hub",
+    "typer",
+    "transformers",
+    "peft",
+    "triton",
+    "matplotlib",
+)
 
 SCRIPT = """
 import sys
