@@ -1,4 +1,4 @@
-"""A whole run gives the adapter that PEFT's loop over full rows gives: every step's loss, and the weights at the end."""
+"""A whole run gives the adapter of PEFT's loop over full rows: every step's loss, and the weights at the end."""
 
 import random
 import statistics
