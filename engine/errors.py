@@ -84,6 +84,16 @@ class TrainingError(AlorakitError, RuntimeError):
     """Training cannot start or go on (unwritable output, NaN loss)."""
 
 
+class TrainingInterrupted(TrainingError):
+    """Training was asked to stop, and did so between two steps; what it had reached is in a checkpoint.
+
+    Attributes:
+        exit_code: What the command line ends with.
+    """
+
+    exit_code = 130
+
+
 class CheckError(AlorakitError, ValueError):
     """A requirement cannot be checked: no adapter for it, or no way to tell which labels pass."""
 

@@ -17,18 +17,25 @@ class Linear:
         weight: [out_features, in_features]; opaque layout once packed.
         bias: [out_features] or None.
         packed: Whether :meth:`pack` was called; a packed layer is not differentiable.
+        wide: Whether products are computed in float32, see :meth:`widen`.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         """Wrap a weight [out_features, in_features] and an optional bias."""
-        self.weight, self.bias, self.packed = weight, bias, False
+        self.weight, self.bias, self.packed, self.wide = weight, bias, False, False
 
     def pack(self) -> None:
         """Replace the weight by its packed form; the plain one is freed."""
         self.weight, self.packed = ops.pack_weight(self.weight), True
 
+    def widen(self) -> None:
+        """For many rows on a CPU without bfloat16 products: multiply in float32, keeping the weight as it is."""
+        self.wide = True
+
     def __call__(self, x: Tensor) -> Tensor:
         """[rows, in_features] -> [rows, out_features]."""
+        if self.wide:
+            return ops.linear_wide(x, self.weight, self.bias)
         return ops.linear_packed(x, self.weight, self.bias) if self.packed else F.linear(x, self.weight, self.bias)
 
 

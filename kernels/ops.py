@@ -52,6 +52,7 @@ __all__ = [
     "kv_write",
     "linear_cross_entropy",
     "linear_packed",
+    "linear_wide",
     "lora_block_m",
     "lora_delta",
     "lora_dtypes",
@@ -260,6 +261,17 @@ def pack_weight(weight: Tensor) -> Tensor:
 def linear_packed(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     """``x W^T + bias`` with a weight from :func:`pack_weight`; not differentiable. x: [rows, in] -> [rows, out]."""
     return torch_ops.linear_packed(x, packed, bias)
+
+
+def linear_wide(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``x W^T + bias``, multiplied in float32 and rounded to ``x``'s dtype; differentiable in ``x`` alone (training).
+
+    Args:
+        x: [rows, in_features].
+        weight: [out_features, in_features], frozen.
+        bias: [out_features] or None, frozen.
+    """
+    return torch_ops.linear_wide(x, weight, bias)
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:

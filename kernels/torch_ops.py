@@ -4,6 +4,7 @@ The functions are differentiable (training runs the same ones) except where they
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -65,9 +66,31 @@ def linear_cross_entropy(
     hidden: Tensor, weight: Tensor, rows: Tensor, where: Tensor, targets: Tensor, divisor: float
 ) -> Tensor:
     """See :func:`alorakit.kernels.ops.linear_cross_entropy`."""
-    logits = F.linear(hidden[rows], weight).float()
+    wide = hidden.device.type == "cpu" and not can_pack(hidden.device, hidden.dtype) and hidden.dtype == torch.bfloat16
+    logits = (linear_wide(hidden[rows], weight, None) if wide else F.linear(hidden[rows], weight)).float()
     logits = logits if divisor == 1.0 else logits / divisor
     return logits[where, targets] - logits.logsumexp(dim=-1)[where]
+
+
+def linear_wide(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """See :func:`alorakit.kernels.ops.linear_wide`."""
+    out: Tensor = _Wide.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Wide(torch.autograd.Function):
+    """Keeps the narrow weight for the backward pass, where autograd would keep the wide copy."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        out = F.linear(x.float(), weight.float(), None if bias is None else bias.float())
+        return out.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, None, None]:
+        [weight] = ctx.saved_tensors
+        return (d_out.float() @ weight.float()).to(d_out.dtype), None, None
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:

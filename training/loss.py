@@ -17,7 +17,7 @@ from alorakit.training.segments import Segment, SegmentAttention, run_segments
 Candidate = tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass
 class SuffixModel:
     """Base model, adapter and kept prefixes: only rows from the activation point on enter.
 
@@ -27,6 +27,7 @@ class SuffixModel:
         prefixes: Keys and values of what lies before the activation point.
         activated: True for an aLoRA (activation at the invocation), False for a LoRA (activation at 0).
         eos_id: Token that closes a label.
+        checkpointing: Whether activations are computed again in the backward pass instead of being kept.
     """
 
     decoder: Decoder
@@ -34,6 +35,7 @@ class SuffixModel:
     prefixes: PrefixCache
     activated: bool
     eos_id: int
+    checkpointing: bool = False
 
     def prefix(self, example: Example) -> Prefix:
         """Tokens before the activation point."""
@@ -63,7 +65,9 @@ class SuffixModel:
             for kv, example, options in zip(kept, batch, candidates, strict=True)
         ]
         attention = SegmentAttention(self.decoder.config, segments)
-        hidden = run_segments(self.decoder, segments, attention, self.lora)
+        hidden = run_segments(
+            self.decoder, segments, attention, self.lora, self.checkpointing and torch.is_grad_enabled()
+        )
         return _target_log_probabilities(self.decoder, hidden, segments)
 
 

@@ -13,13 +13,14 @@ from alorakit.engine.devices import free_memory, pick_device, pick_dtype
 from alorakit.engine.model_config import ModelConfig
 from alorakit.engine.pretrained import resolve_model
 from alorakit.engine.tokenizer import Tokenizer
+from alorakit.training.adapter_folder import folder_problem
 from alorakit.training.answers import answers_of
-from alorakit.training.checkpoint import _foreign
 from alorakit.training.config import TrainConfig
 from alorakit.training.costs import ModelCosts
 from alorakit.training.data import Example
 from alorakit.training.data_report import DataReport, describe
-from alorakit.training.prepare import check_examples, check_fit, split
+from alorakit.training.passes import tokens_per_pass
+from alorakit.training.prepare import check_examples, check_fit, prefix_budgets, split
 from alorakit.training.work import PrefixPlan, Seconds, Work
 
 PREFIX_ROWS = 1024
@@ -110,7 +111,7 @@ class Plan:
             f"{readable(memory.adapter)}, activations {readable(memory.activations)}{again}"
         )
         if memory.total > memory.free:
-            lines.append("warning    more than is free; lower batch_size, max_length or prefix_memory")
+            lines.append("warning    more than is free; lower max_length or prefix_memory")
         return lines
 
 
@@ -148,8 +149,8 @@ def plan(
     else:
         training, validating = list(examples), list(validation)
     free, weights = free_memory(device), costs.parameters * costs.element_size
-    budget = config.prefix_memory if config.prefix_memory is not None else max(free - weights, 0) // 2
-    work = Work(costs, config, answers, training, validating, budget)
+    budget = sum(prefix_budgets(config.prefix_memory, device, weights))
+    work = Work(costs, config, answers, training, validating, budget, tokens_per_pass(device))
     again, activations = work.activations(free - weights)
     adapter, kept_bytes = costs.adapter_bytes(config), work.kept_bytes
     steps = math.ceil(len(training) / (config.batch_size * config.grad_accum))
@@ -178,14 +179,8 @@ def outfile_problem(outfile: str | Path) -> str | None:
     """Why an adapter folder could not be written, or None; nothing is tried, so some reasons show only in the run."""
     try:
         target = Path(outfile).expanduser().resolve()
-        if target.exists():
-            if not target.is_dir():
-                return f"outfile {outfile}: is a file; name a folder to write the adapter into"
-            if foreign := _foreign(target)[:8]:
-                return (
-                    f"outfile {outfile}: replacing it would delete {foreign}, which are no adapter's; "
-                    "name a new or an empty folder, or move them away"
-                )
+        if problem := folder_problem(outfile, target):
+            return problem
         ancestor = next(parent for parent in target.parents if parent.exists())
         if not ancestor.is_dir():
             return f"outfile {outfile}: cannot be written ({ancestor} is a file); name another folder"

@@ -99,8 +99,16 @@ def split(num_rows: int, val_fraction: float, seed: int) -> tuple[list[int], lis
     return order[num_val:], order[:num_val]
 
 
-def build_model(base: ResolvedModel, examples: Sequence[Example], config: TrainConfig) -> SuffixModel:
+def build_model(
+    base: ResolvedModel, examples: Sequence[Example], config: TrainConfig, budgets: tuple[int, int] | None = None
+) -> SuffixModel:
     """Load the base model, unpacked, and put a fresh adapter beside it (weights from torch's generator).
+
+    Args:
+        base: The model.
+        examples: All rows, those for validation included.
+        config: Settings.
+        budgets: Bytes for kept prefixes on the device and in host memory; None: as ``config.prefix_memory`` says.
 
     Raises:
         TrainingError: No EOS token, a row longer than the model's context, or rows of another tokenizer.
@@ -110,26 +118,34 @@ def build_model(base: ResolvedModel, examples: Sequence[Example], config: TrainC
     dtype = pick_dtype(config.dtype, device)
     shape = ModelConfig.from_folder(base.path)
     eos_id = Tokenizer.from_pretrained(base.path).eos_token_id
-    if eos_id is None:
-        raise TrainingError(f"{base.name}: its tokenizer has no eos_token to close labels with; use an instruct model")
-    longest = max(e.num_tokens for e in examples)
-    if longest > shape.max_position_embeddings:
-        raise TrainingError(
-            f"the longest row has {longest} tokens, the model's context has {shape.max_position_embeddings}; "
-            f"load the rows with max_length={shape.max_position_embeddings} or less"
-        )
-    highest = max(max(e.prefix_ids + e.invocation_ids + e.label_ids) for e in examples)
-    if highest >= shape.vocab_size:
-        raise TrainingError(
-            f"token id {highest} is beyond the model's vocabulary of {shape.vocab_size}; "
-            f"load the rows with the tokenizer of {base.name}"
-        )
+    check_fit(base, shape, eos_id, examples)
+    assert eos_id is not None
     # Validation lays the longest label after the longest row, or generates a little more than that.
-    positions = longest + max(len(e.label_ids) for e in examples) + EXTRA_TOKENS
+    positions = max(e.num_tokens for e in examples) + max(len(e.label_ids) for e in examples) + EXTRA_TOKENS
     decoder = load_decoder(base.path, shape, dtype, device, positions)
+    if device.type == "cpu" and dtype == torch.bfloat16:
+        decoder.widen()
     lora = LoraWeights(shape, config.targets, config.effective_rank, config.alpha, config.dropout, device)
-    budget = config.prefix_memory if config.prefix_memory is not None else free_memory(device) // 2
-    return SuffixModel(decoder, lora, PrefixCache(decoder, budget), config.adapter == "alora", eos_id)
+    cache = PrefixCache(decoder, *(budgets or prefix_budgets(config.prefix_memory, device)))
+    return SuffixModel(decoder, lora, cache, config.adapter == "alora", eos_id)
+
+
+def prefix_budgets(prefix_memory: int | None, device: torch.device, weights: int = 0) -> tuple[int, int]:
+    """Bytes for kept prefixes, on the device and in host memory beside it.
+
+    Args:
+        prefix_memory: Of both together; None: half of what is free in each.
+        device: Where the model is.
+        weights: Bytes that the model is going to take, if it is not loaded yet.
+    """
+    free = max(free_memory(device) - weights, 0) // 2
+    if device.type == "cpu":
+        return (free if prefix_memory is None else prefix_memory), 0
+    host = free_memory(torch.device("cpu")) // 2
+    if prefix_memory is None:
+        return free, host
+    on_device = min(prefix_memory, free)
+    return on_device, min(prefix_memory - on_device, host)
 
 
 def fork_devices(device: torch.device) -> list[torch.device]:

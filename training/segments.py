@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from alorakit.engine.branches import Branches, additive_mask
 from alorakit.engine.model import Decoder, LoraApplier
@@ -113,10 +114,24 @@ class KeepingAttention(SegmentAttention):
 
 
 def run_segments(
-    decoder: Decoder, segments: Sequence[Segment], attention: SegmentAttention, lora: LoraApplier | None
+    decoder: Decoder,
+    segments: Sequence[Segment],
+    attention: SegmentAttention,
+    lora: LoraApplier | None,
+    checkpointing: bool = False,
 ) -> Tensor:
-    """Hidden states [rows, hidden_size] of all segments' rows, in order."""
-    return decoder.forward(*_inputs(decoder, segments), attention, lora)
+    """Hidden states [rows, hidden_size] of all segments' rows, in order.
+
+    ``checkpointing``: keep each layer's input only, and compute the rest again in the backward pass.
+    """
+    if not checkpointing:
+        return decoder.forward(*_inputs(decoder, segments), attention, lora)
+    token_ids, positions = _inputs(decoder, segments)
+    cos, sin = decoder.rotary.at(positions)
+    x = decoder.embed(token_ids)
+    for index in range(decoder.config.num_layers):
+        x = checkpoint(decoder.run_layer, index, x, cos, sin, attention, lora, use_reentrant=False)
+    return ops.rms_norm(x, decoder.final_norm, decoder.config.rms_norm_eps)
 
 
 def keep_segments(decoder: Decoder, segments: Sequence[Segment], attention: KeepingAttention) -> None:

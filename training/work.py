@@ -1,5 +1,6 @@
 """The passes of a training run, counted: kept prefixes, activations, time."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ from alorakit.training.answers import Answers
 from alorakit.training.config import TrainConfig
 from alorakit.training.costs import ModelCosts
 from alorakit.training.data import Example
+from alorakit.training.prefix_cache import by_use, chosen
 
 
 @dataclass(frozen=True)
@@ -58,22 +60,18 @@ class Work:
         training: Sequence[Example],
         validating: Sequence[Example],
         budget: int,
+        pass_rows: int,
     ) -> None:
-        """Choose the prefixes that are kept as the run does: in order, each that still fits into ``budget`` bytes."""
+        """Choose the prefixes that are kept as the run does; ``pass_rows``: most rows that enter together."""
         self.costs, self.config, self.answers, self.budget = costs, config, answers, budget
+        self.pass_rows = pass_rows
         self.training, self.validating = training, validating
         self.alora = config.adapter == "alora"
-        every = (example.prefix_ids for example in (*training, *validating) if self.alora and example.prefix_ids)
-        self.distinct = list(dict.fromkeys(every))
+        self.distinct = by_use(example.prefix_ids for example in (*training, *validating) if self.alora)
         # What all begin with is computed once.
         self.header = _common(min(self.distinct), max(self.distinct)) if len(self.distinct) > 1 else 0
-        self.kept: set[tuple[int, ...]] = set()
-        self.kept_bytes = 0
-        for prefix in self.distinct:
-            size = len(prefix) * costs.kv_bytes
-            if self.kept_bytes + size <= budget:
-                self.kept.add(prefix)
-                self.kept_bytes += size
+        self.kept = set(chosen(self.distinct, costs.kv_bytes, budget))
+        self.kept_bytes = sum(map(len, self.kept)) * costs.kv_bytes
         labels = {example.label: len(example.label_ids) for example in (*training, *validating)}
         self.label_rows, self.longest_label = sum(labels.values()), max(labels.values())
 
@@ -87,9 +85,10 @@ class Work:
 
     @property
     def batch_rows(self) -> int:
-        """Rows of an average batch."""
+        """Rows of an average pass."""
         mean = sum(map(self.num_rows, self.training)) / len(self.training)
-        return max(1, round(mean * min(self.config.batch_size, len(self.training))))
+        whole = mean * min(self.config.batch_size * self.config.grad_accum, len(self.training))
+        return max(1, round(mean), min(round(whole), self.pass_rows))
 
     def prefixes(self) -> PrefixPlan:
         """What is kept."""
@@ -98,13 +97,16 @@ class Work:
         return PrefixPlan(len(self.distinct), tokens, size, self.budget, kept, len(self.distinct) - kept)
 
     def activations(self, free: int) -> tuple[bool, int]:
-        """Whether activations are computed again, and what the largest batch keeps; ``free``: beside the weights."""
-        largest = sorted(self.training, key=lambda e: e.num_tokens)[-self.config.batch_size :]
+        """Whether activations are computed again, and what the largest pass keeps; ``free``: beside the weights."""
+        longest = sorted(self.training, key=self.num_rows, reverse=True)
+        most = self.config.batch_size * self.config.grad_accum
+        total = list(itertools.accumulate(map(self.num_rows, longest[:most])))
+        largest = longest[: max(sum(rows <= self.pass_rows for rows in total), 1)]
         rows, read = sum(map(self.num_rows, largest)), sum(len(e.label_ids) + 1 for e in largest)
         sizes = [self.costs.activation_bytes(rows, sum(map(self.before, largest)), read, x) for x in (False, True)]
         room = free - self.kept_bytes - self.costs.adapter_bytes(self.config)
         chosen = self.config.activation_checkpointing
-        again = sizes[False] > room if chosen is None else chosen
+        again = sizes[False] > room // 2 if chosen is None else chosen
         return again, sizes[again]
 
     def seconds(self, rate: float, batch_rate: float, again: bool) -> Seconds:

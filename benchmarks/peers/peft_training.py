@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM
 from alorakit.engine.devices import pick_device, pick_dtype
 from alorakit.engine.pretrained import resolve_model
 from alorakit.training import Example, TrainConfig
-from alorakit.training.loop import learning_rate
 from alorakit.training.prepare import build_model
+from alorakit.training.schedule import learning_rate
 
 IGNORED = -100  # a label that cross_entropy leaves out
 

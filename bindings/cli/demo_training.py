@@ -17,7 +17,7 @@ from alorakit.engine.manifest import MANIFEST_NAME, Manifest
 from alorakit.engine.pretrained import DEMO_MODEL, resolve_model
 from alorakit.engine.tokenizer import Tokenizer
 from alorakit.training import TrainConfig, load_examples, train
-from alorakit.training.checkpoint import check_outfile
+from alorakit.training.adapter_folder import check_outfile
 
 HELD_OUT = 100
 ADAPTER_NAME = "my_adapter"

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -94,11 +94,10 @@ def _plan(job: Job, config: TrainConfig, examples: "ExampleList", validation: "E
 def _train(job: Job, config: TrainConfig, examples: "ExampleList", validation: "ExampleList | None") -> None:
     from alorakit.training import train
 
-    more: dict[str, Any] = {"validation": validation} if validation is not None else {}
-    if job.resume:
-        more["resume"] = True
     with ProgressDisplay(sys.stderr) as display:
-        report = train(job.basemodel, examples, config, job.outfile, progress=display, **more)
+        report = train(
+            job.basemodel, examples, config, job.outfile, progress=display, validation=validation, resume=job.resume
+        )
     if job.as_json:
         typer.echo(json.dumps({**asdict(report), "path": str(report.path)}, ensure_ascii=False))
         return
@@ -115,7 +114,7 @@ def _file(path: Path) -> Path:
 
 def _check_outfile(job: Job) -> None:
     if not job.dry_run:
-        from alorakit.training.checkpoint import check_outfile
+        from alorakit.training.adapter_folder import check_outfile
 
         check_outfile(job.outfile)
         return

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig
 
 from alorakit.engine.tokenizer import Tokenizer
 from alorakit.training import Example, ExampleList, load_examples
+from alorakit.training.adapter_folder import CONFIG_NAME, WEIGHTS_NAME, adapter_config, outfile_folder, write_adapter
 from alorakit.training.config import TrainConfig
+from alorakit.training.loss import SuffixModel
 
 INVOCATION = (11, 12, 13)
 
@@ -93,3 +96,17 @@ def settings() -> Callable[..., TrainConfig]:
         return TrainConfig(**{**small, **changes})  # type: ignore[arg-type]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def write_peft() -> Callable[..., Path]:
+    """Write a model's adapter as PEFT reads it, without a run."""
+
+    def write(target: Path, model: SuffixModel, config: TrainConfig) -> Path:
+        with outfile_folder(target) as folder:
+            peft = adapter_config(config, "", INVOCATION)
+            weights = save(model.lora.snapshot(), metadata={"format": "pt"})
+            write_adapter(folder, {CONFIG_NAME: json.dumps(peft).encode(), WEIGHTS_NAME: weights})
+        return target
+
+    return write

@@ -10,17 +10,14 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, MistralConfig
 
-from alorakit.engine.manifest import Manifest
 from alorakit.engine.pretrained import resolve_model
 from alorakit.training import generate as module
 from alorakit.training.answers import EXTRA_TOKENS
-from alorakit.training.checkpoint import check_outfile, save_adapter
 from alorakit.training.config import TrainConfig
 from alorakit.training.data import Example
 from alorakit.training.generate import generate
 from alorakit.training.loss import SuffixModel
 from alorakit.training.prepare import build_model
-from alorakit.training.report import TrainReport
 
 Settings = Callable[..., TrainConfig]
 MAX_TOKENS = 3 + EXTRA_TOKENS  # the longest label's, and some
@@ -58,14 +55,13 @@ def test_answers_are_pefts(
     tmp_path: Path,
     adapter: str,
     kind: str,
+    write_peft: Callable[..., Path],
 ) -> None:
     base = tiny_base if kind == "llama" else make_base(MistralConfig, sliding_window=12)
     config = settings(adapter=adapter, target_modules="all-linear", dropout=0.5)
     model = build(base, examples, config)
     model.lora.training = True
-    report = TrainReport([], 1, {}, {}, 4, 1, 0, {}, 0.0, 0.0, 0.0, tmp_path)
-    target = check_outfile(tmp_path / "adapter")
-    save_adapter(target, model.lora.snapshot(), config, Manifest(), examples[0].invocation_ids, report)
+    target = write_peft(tmp_path / "adapter", model, config)
     # Some answer reaches an end-of-sequence token before the others do.
     free = generate(model, examples, MAX_TOKENS)
     ends = replace(model, eos_id=free[0][4])

@@ -11,15 +11,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, MistralConfig, Qwen3Config
 
-from alorakit.engine.manifest import Manifest
 from alorakit.engine.pretrained import resolve_model
 from alorakit.kernels.backend import use_backend
-from alorakit.training.checkpoint import adapter_config, check_outfile, save_adapter
+from alorakit.training.adapter_folder import adapter_config
 from alorakit.training.config import TrainConfig
 from alorakit.training.data import Example
 from alorakit.training.loss import SuffixModel
 from alorakit.training.prepare import build_model
-from alorakit.training.report import TrainReport
 
 Settings = Callable[..., TrainConfig]
 CASES = [("alora", ("q_proj", "k_proj", "v_proj")), ("alora", "all-linear"), ("lora", ("q_proj", "v_proj"))]
@@ -118,14 +116,17 @@ def assert_loss_and_gradients_equal(base: Path, batch: list[Example], config: Tr
 
 @pytest.mark.parametrize(("adapter", "targets"), CASES, ids=IDS)
 def test_peft_loads_the_saved_folder(
-    tiny_base: Path, examples: list[Example], settings: Settings, adapter: str, targets: object, tmp_path: Path
+    tiny_base: Path,
+    examples: list[Example],
+    settings: Settings,
+    adapter: str,
+    targets: object,
+    tmp_path: Path,
+    write_peft: Callable[..., Path],
 ) -> None:
     config = settings(adapter=adapter, target_modules=targets)
     model = ours(tiny_base, examples, config)
-    manifest = Manifest(labels=("a",), base_model=tiny_base.name, metrics={"val_loss": 1.0})
-    report = TrainReport([], 1, {}, {}, 4, 1, 0, {}, 0.0, 0.0, 0.0, tmp_path)
-    target = check_outfile(tmp_path / "adapter")
-    save_adapter(target, model.lora.snapshot(), config, manifest, examples[0].invocation_ids, report)
+    target = write_peft(tmp_path / "adapter", model, config)
 
     base = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
     loaded = PeftModel.from_pretrained(base, target)

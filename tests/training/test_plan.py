@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from alorakit.engine.errors import DataError, TrainingError
 from alorakit.engine.model_config import ModelConfig
 from alorakit.training import ExampleList, TrainConfig, costs, train
-from alorakit.training.checkpoint import check_outfile
+from alorakit.training.adapter_folder import check_outfile
 from alorakit.training.costs import ModelCosts
 from alorakit.training.plan import duration, outfile_problem, plan, readable
 

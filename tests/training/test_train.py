@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM
 from alorakit.engine.errors import ConfigError, DataError, ModelNotFoundError, TrainingError
 from alorakit.engine.manifest import Manifest
 from alorakit.training import ExampleList, ProgressEvent, TrainConfig, train
-from alorakit.training.loop import learning_rate
 from alorakit.training.prepare import split
+from alorakit.training.schedule import learning_rate
 
 Settings = Callable[..., TrainConfig]
 
