@@ -20,7 +20,7 @@ MAX_SEED = 2**63 - 1
 PRESETS: dict[str, dict[str, Any]] = {
     "small": {
         "learning_rate": 1e-3,
-        "epochs": 4,
+        "epochs": 3,
         "batch_size": 8,
         "grad_accum": 1,
         "scheduler": "linear",
