@@ -23,13 +23,9 @@ from alorakit import Engine, SamplingParams
 from alorakit.engine.tokenizer import Tokenizer
 from alorakit.training import Example, ExampleList, TrainConfig, load_examples, train
 from alorakit.training.answers import Answers, answers_of, parsed
+from alorakit.training.config import PRESETS
 from benchmarks.harness import Target
 from benchmarks.workloads import MODEL
-
-try:
-    from alorakit.training.config import PRESETS
-except ImportError:
-    PRESETS = {"small": {"learning_rate": 3e-4, "epochs": 3}, "mellea": {}}
 
 SLACK = 16  # tokens that an answer may be longer than the longest label
 KINDS = {"alora": ("alora",), "lora": ("lora",), "both": ("alora", "lora")}

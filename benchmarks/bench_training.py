@@ -19,7 +19,7 @@ import json
 import statistics
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,10 @@ class Bench:
     """Runs contestants and reports; a run that two parts need is made once."""
 
     def __init__(self, args: argparse.Namespace, folder: Path) -> None:
-        self._args, self._folder, self._sizes = args, folder, FULL if args.full else SMALL
+        self._args, self._folder = args, folder
+        self._sizes = dict(FULL if args.full else SMALL)
+        if args.epochs:
+            self._sizes = {part: replace(size, epochs=args.epochs) for part, size in self._sizes.items()}
         self._prefix_memory = (256 if args.full else 24) * MIB
         self._tokenizer = Tokenizer.from_pretrained(resolve_model(args.model).path)
         self._done: dict[str, Outcome] = {}
@@ -206,6 +209,7 @@ def main() -> None:
         "--full", action="store_true", help="the sizes that the targets are for; takes hours on two cores"
     )
     parser.add_argument("--peer-steps", type=int, help="default: 3 for long rows, 10 for short ones; 1 at small sizes")
+    parser.add_argument("--epochs", type=int, help="passes over the rows of every part, in place of the part's own")
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--seeds", type=int, help="of the part same; default: 3, 1 at small sizes")
     parser.add_argument("--threads", type=int)

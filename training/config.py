@@ -76,8 +76,10 @@ class TrainConfig:
         alpha: The delta is scaled by alpha / rank.
         dropout: Probability of dropping an input of the low-rank path, while training only.
         epochs: Passes over the training rows.
-        batch_size: Rows in one forward pass.
-        grad_accum: Forward passes per optimizer step.
+        batch_size: With ``grad_accum``: ``batch_size * grad_accum`` rows make one optimizer step. How many of them go
+            through the model together is decided by their tokens (see ``passes.py``); but for dropout's draws and
+            rounding the result is the same.
+        grad_accum: See there.
         learning_rate: AdamW's, at the start of the schedule.
         scheduler: How the learning rate goes: ``"constant"``, ``"linear"`` or ``"cosine"`` (both to zero). Few steps
             need the constant one: 60 steps at 3e-4 on six classes reach an accuracy of 0.86, 0.57 when they decay.
