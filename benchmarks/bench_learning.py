@@ -159,7 +159,7 @@ def main() -> None:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     seeds = [int(seed) for seed in args.seed_list.split(",")] if args.seed_list else range(args.seeds)
-    with Engine.from_pretrained(args.model, dtype=args.dtype, device=args.device) as engine:
+    with Engine.from_pretrained(args.model, dtype=args.dtype, device=args.device, memory_fraction=0.05) as engine:
         tokenizer = Tokenizer.from_pretrained(engine.model_path)
         examples = load_examples(args.data, tokenizer, max_length=args.max_length)
         runs = [learn(engine, examples, args, seed) for seed in seeds]
