@@ -1,6 +1,7 @@
 """The one door to the kernels: signatures, shapes and dispatch. Nothing else is imported from ``kernels``.
 
-Every op has a float32 specification of the same name in :mod:`alorakit.kernels.reference`.
+What an op computes is specified in :mod:`alorakit.kernels.reference` in float32, under its own name; ``linear_packed``
+is ``linear`` there, and ``kv_write`` copies.
 """
 
 import importlib

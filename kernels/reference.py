@@ -56,6 +56,15 @@ def paged_attention(
     return torch.einsum("hrk,hkd->rhd", probs, v).reshape(q.shape[0], -1).to(q.dtype)
 
 
+def segment_attention(q: Tensor, k: Tensor, v: Tensor, kept: Tensor, visible: Tensor, scale: float) -> Tensor:
+    """One sequence: ``q`` [rows, heads, dim] over ``kept`` [2, kv_heads, num_kept, dim] and the rows' own keys.
+
+    ``visible``: bool [rows, num_kept + rows]. Differentiable.
+    """
+    keys, values = (torch.cat([old, own.transpose(0, 1)], 1) for old, own in zip(kept, (k, v), strict=True))
+    return paged_attention(q, keys, values, range(keys.shape[1]), visible, scale)
+
+
 def lora_table_delta(
     out: Tensor,
     x: Tensor,
@@ -90,6 +99,11 @@ def linear(
         x32 = x32 * torch.rsqrt(sums.sum(-1, keepdim=True) / x.shape[1] + eps)
     product = x32 @ weight.float().T
     return product if bias is None else product + bias.float()
+
+
+def linear_wide(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``x W^T + bias``, rounded once; differentiable."""
+    return linear(x, weight, bias).to(x.dtype)
 
 
 def projected(

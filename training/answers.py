@@ -50,5 +50,8 @@ def answers_of(examples: Sequence[Example], config: TrainConfig) -> Answers:
     for example, row in zip(examples, rows, strict=True):
         if row is None or config.field not in row:
             where = f"line {example.line}: " if example.line else ""
-            raise DataError(f"{where}label {example.label!r:.200} is no JSON object with the field {config.field!r}")
+            raise DataError(
+                f"{where}label {example.label!r:.200} is no JSON object with the field {config.field!r}, by which "
+                "accuracy is to be counted; correct it, or name another field"
+            )
     return Answers("text", (), config.field)

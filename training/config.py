@@ -87,7 +87,8 @@ class TrainConfig:
         weight_decay: AdamW's.
         max_grad_norm: Gradients are scaled down to this norm.
         early_stopping: Stop after so many epochs that are no better than the best one; None: never.
-        best_by: Which epoch is saved: the one with the lowest validation ``"loss"`` or the highest ``"accuracy"``.
+        best_by: Which epoch is saved: the one with the lowest validation ``"loss"`` or the highest ``"accuracy"``;
+            of epochs of the same accuracy, the one with the lowest loss.
         save_steps: Write a checkpoint each so many optimizer steps; one is written after every epoch in any case.
         val_fraction: Share of the rows held out for validation; 0: none, and the last epoch is saved. Rows given for
             validation take its place.
@@ -156,8 +157,10 @@ class TrainConfig:
         for name, low in (("prefix_memory", 0), ("early_stopping", 1), ("save_steps", 1)):
             if getattr(self, name) is not None:
                 _integer(name, getattr(self, name), low)
-        if self.field is not None and not (isinstance(self.field, str) and self.field):
-            raise ConfigError(f"field={self.field!r} must be the name of a field, or None")
+        for name, what in (("field", "the name of a field"), ("capability", "a name")):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, str) and value.strip()):
+                raise ConfigError(f"{name}={value!r} must be {what}, or None")
         if self.activation_checkpointing not in (None, True, False):
             raise ConfigError(f"activation_checkpointing={self.activation_checkpointing!r} must be True, False or None")
         _number("warmup_ratio", self.warmup_ratio, below=1.0)
@@ -168,7 +171,7 @@ class TrainConfig:
         _number("val_fraction", self.val_fraction, below=1.0)
         if not self.targets:
             raise ConfigError(f"target_modules=() must name at least one of {', '.join(TARGETS)}")
-        for target in self.targets:
+        for target in self._given_targets:
             _one_of("target_modules", target, (*TARGETS, ALL_LINEAR))
         if both := sorted(set(self.pass_labels or ()) & set(self.fail_labels or ())):
             raise ConfigError(f"labels {both} are in pass_labels and in fail_labels; a label can be in one of them")
@@ -181,8 +184,12 @@ class TrainConfig:
     @property
     def targets(self) -> tuple[str, ...]:
         """The linear layers to adapt, each once, ``"all-linear"`` spelled out."""
-        given = (self.target_modules,) if isinstance(self.target_modules, str) else tuple(self.target_modules)
+        given = self._given_targets
         return TARGETS if ALL_LINEAR in given else tuple(dict.fromkeys(given))
+
+    @property
+    def _given_targets(self) -> tuple[str, ...]:
+        return (self.target_modules,) if isinstance(self.target_modules, str) else tuple(self.target_modules)
 
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:

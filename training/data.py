@@ -128,7 +128,7 @@ def load_examples(
 
     A row has a string ``item`` or a list ``messages`` of ``{"role": "system" | "user" | "assistant", "content":
     "..."}``, a string ``label``, and optionally a string ``requirement`` (in every row or in none) and a number
-    ``weight`` (above 0, default 1). Other keys are ignored.
+    ``weight`` (1e-6 to 1e6, default 1). Other keys are ignored.
 
     Args:
         path: UTF-8 file, gzipped if its name ends in ``.gz``; blank lines are skipped.
@@ -142,12 +142,14 @@ def load_examples(
         min_rows: Fewest rows that will do; 1 for validation.
 
     Raises:
-        ConfigError: Unknown layout, no invocation, or a ``max_length`` below 1.
+        ConfigError: Unknown layout, no invocation, no name of a field, or a ``max_length`` below 1.
         DataError: The file or one of its lines cannot be used; the message begins with ``file:line``.
         TokenizerError: The base model has no chat template.
     """
     if layout not in LAYOUTS:
         raise ConfigError(f"layout={layout!r} is not one of {', '.join(LAYOUTS)}")
+    if requirement_field is not None and not requirement_field.strip():
+        raise ConfigError(f"requirement_field={requirement_field!r} must be the name of a field, or be left out")
     if max_length < 1:
         raise ConfigError(f"max_length={max_length!r} must be an integer of at least 1")
     text = DEFAULT_INVOCATION if invocation is None else invocation

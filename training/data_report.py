@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -89,6 +89,7 @@ class DataReport:
         conflicts: Training rows that repeat another with a different label.
         contradicted: Validation rows that are trained on with a different label.
         never_trained: Labels of validation rows that no training row has; empty for texts.
+        alike: Groups of labels that differ in case or white space only, each as ``repr`` has it; empty for texts.
     """
 
     kind: str
@@ -100,12 +101,16 @@ class DataReport:
     conflicts: Overlap
     contradicted: Overlap
     never_trained: tuple[str, ...]
+    alike: tuple[tuple[str, ...], ...]
 
     def lines(self) -> list[str]:
         """A few lines for people."""
         both = (("training", self.training), ("validation", self.validation))
         lines = [f"{name:<11}{_sizes(part)}" for name, part in both if part.rows]
-        counts = [f"{low}-{high}: {rows}" for low, high, rows in _summed(self.training, self.validation)]
+        counts = [
+            f"{low}-{high}: {rows}" if low < high else f"{low}: {rows}"
+            for low, high, rows in _summed(self.training, self.validation)
+        ]
         lines.append(f"{'lengths':<11}{', '.join(counts)} (tokens: rows)")
         lines.append(f"{'labels' if self.kind == 'label' else _short(self.field or 'answers'):<10} {self._classes()}")
         found = (
@@ -117,6 +122,8 @@ class DataReport:
         lines += [f"{'warning':<11}{overlap.rows} {what}{_places(overlap)}" for overlap, what in found if overlap.rows]
         if self.never_trained:
             lines.append(f"{'warning':<11}validated and never trained: {_shortened(self.never_trained)}")
+        for names in self.alike:
+            lines.append(f"{'warning':<11}labels that differ in case or white space only: {_shortened(names)}")
         return lines
 
     def _classes(self) -> str:
@@ -139,6 +146,8 @@ def describe(training: Sequence[Example], validation: Sequence[Example], answers
         validation: Rows to validate on, if any.
         answers: What their labels are.
     """
+    # In the order of their file, so that a row repeats one that is above it.
+    training, validation = (sorted(rows, key=lambda example: example.line) for rows in (training, validation))
     lengths = [example.num_tokens for example in (*training, *validation)]
     buckets = _buckets(min(lengths), max(lengths))
     named = [_named(examples, answers) for examples in (training, validation)]
@@ -159,6 +168,7 @@ def describe(training: Sequence[Example], validation: Sequence[Example], answers
         conflicts=conflicts,
         contradicted=contradicted,
         never_trained=tuple(strangers) if answers.kind == "label" else (),
+        alike=_alike({example.label for example in (*training, *validation)}) if answers.kind == "label" else (),
     )
 
 
@@ -223,6 +233,14 @@ def _repeats(
         if remember:
             seen.setdefault(example.prefix_ids, {}).setdefault(example.label, example.line)
     return Overlap(len(same), tuple(same[:MAX_PAIRS])), Overlap(len(different), tuple(different[:MAX_PAIRS]))
+
+
+def _alike(labels: Iterable[str]) -> tuple[tuple[str, ...], ...]:
+    """Groups of labels that are the same but for case and white space."""
+    groups: dict[str, list[str]] = {}
+    for label in sorted(labels):
+        groups.setdefault(" ".join(label.split()).casefold(), []).append(f"{label!r:.40}")
+    return tuple(tuple(names) for names in groups.values() if len(names) > 1)
 
 
 def _summed(training: Part, validation: Part) -> list[tuple[int, int, int]]:

@@ -125,7 +125,7 @@ def _losses(
 def _by_epoch(axes: "Axes", values: Sequence[float | None], best_epoch: int) -> None:
     points = [(at, value) for at, value in enumerate(values) if value is not None]
     axes.plot(*zip(*points, strict=True), "s-", color=COLOURS[2], markersize=4, label="validation")
-    axes.set(title="accuracy", ylim=(0, 1.02))
+    axes.set(title="accuracy", ylim=(-0.02, 1.02))
     _epoch_axis(axes, best_epoch)
 
 

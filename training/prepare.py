@@ -30,11 +30,26 @@ def check_examples(examples: Sequence[Example], config: TrainConfig, validation:
     Raises:
         DataError: Fewer than two rows; rows of several layouts or invocations; one label only; validation rows with
             a label that is never trained, or without the field that texts are counted by.
-        ConfigError: ``pass_labels`` or ``fail_labels`` name a label that no row has.
+        ConfigError: ``pass_labels`` or ``fail_labels`` name a label that no row has, or a setting needs validation
+            rows where there are none.
     """
     if len(examples) < 2:
         raise DataError(f"{len(examples)} rows; training needs at least 2, better some hundreds")
+    if not validation and config.val_fraction == 0:
+        needs = [] if config.early_stopping is None else [f"early_stopping={config.early_stopping}"]
+        needs += ["best_by='accuracy'"] if config.best_by == "accuracy" else []
+        if needs:
+            raise ConfigError(
+                f"{' and '.join(needs)} needs validation rows, and val_fraction=0 holds none out; give some, or leave "
+                "it out"
+            )
     kinds = {(e.layout, e.requirement, e.invocation_ids) for e in (*examples, *validation)}
+    having = [{e.requirement for e in rows} for rows in (examples, validation)]
+    if validation and all(len(each) == 1 for each in having) and having[0] != having[1]:
+        with_one, without = ("training", "validation") if True in having[0] else ("validation", "training")
+        raise DataError(
+            f"{with_one} rows have requirements, {without} rows have none; give one to every row, or to none"
+        )
     if len(kinds) > 1:
         raise DataError(
             "rows differ in layout, invocation or in having a requirement; load those of training and validation with "

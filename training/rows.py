@@ -13,6 +13,8 @@ from alorakit.engine.errors import DataError
 
 ROLES = ("system", "user", "assistant")
 REQUIREMENT = "requirement"
+# Beyond these, sums of float32 gradients lose a row, or overflow.
+WEIGHTS = (1e-6, 1e6)
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Row:
         messages: The chat to judge, each with ``role`` and ``content``; an ``item`` is one message of the user.
         requirement: What is asked of it; None if the file has no requirements.
         label: The answer to learn.
-        weight: Factor of the row's loss, above 0.
+        weight: Factor of the row's loss, 1e-6 to 1e6.
         is_chat: Whether it came as ``messages``.
     """
 
@@ -89,8 +91,8 @@ def _weight(value: object) -> float:
         weight = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
     except OverflowError:  # an integer of hundreds of digits
         weight = math.inf
-    if not (math.isfinite(weight) and weight > 0):
-        raise DataError(f"'weight' is {value!r:.80}; it must be a finite number above 0, 1 if left out")
+    if not WEIGHTS[0] <= weight <= WEIGHTS[1]:  # nor is NaN
+        raise DataError(f"'weight' is {value!r:.80}; it must be a number from 0.000001 to 1000000, 1 if left out")
     return weight
 
 

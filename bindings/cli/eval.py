@@ -68,7 +68,7 @@ def evaluate(
 def _run(
     base: str, folders: list[Path], settings: "RowSettings", target: Path, device: str, dtype: str, as_json: bool
 ) -> None:
-    from alorakit.bindings.cli.eval_measure import Cost, answer_all, check_cost
+    from alorakit.bindings.cli.eval_measure import answer_all, check_costs
     from alorakit.bindings.cli.eval_report import report_of
     from alorakit.bindings.cli.eval_rows import lay_out
     from alorakit.engine.engine import Engine
@@ -76,13 +76,13 @@ def _run(
     engine = Engine.from_pretrained(base, device=device, dtype=dtype)
     try:
         answers, contenders = lay_out(engine, folders[0], folders[1] if len(folders) > 1 else None, settings)
-        # The base model comes last: what it computes after the context serves the others.
-        order = sorted(contenders, key=lambda contender: contender.adapter is None)
         with ProgressDisplay(sys.stderr) as display:
-            costs: dict[str, Cost] = {}
-            for contender in order:
-                costs[contender.key] = check_cost(engine, answers, contender)
-                display(ProgressEvent("cost", len(costs), len(order), f"checks timed, {contender.name}"))
+            costs = check_costs(
+                engine,
+                answers,
+                contenders,
+                lambda done, total: display(ProgressEvent("cost", done, total, "checks timed")),
+            )
             found = answer_all(
                 engine, answers, contenders, lambda done, total: display(ProgressEvent("evaluate", done, total, "rows"))
             )

@@ -77,14 +77,27 @@ def answer_all(
     return found
 
 
-def check_cost(engine: Engine, answers: Answers, contender: Contender) -> Cost:
+def check_costs(
+    engine: Engine, answers: Answers, contenders: Sequence[Contender], progress: Progress | None = None
+) -> dict[str, Cost]:
     """Ask rows one by one, each right after the base model has read its context; the first one warms up.
 
-    To be called before these rows were asked of this model, whose own part of the cache would serve it otherwise.
+    The models take turns, so that a busy machine slows them alike. To be called before these rows were asked of any of
+    them, whose part of the cache would serve it otherwise.
     """
-    rows = _distinct(contender.examples, MAX_COST_ROWS + 1)
-    timed = [_timed(engine, answers, contender, row) for row in rows]
-    timed = timed[1:] or timed
+    rows = {contender.key: _distinct(contender.examples, MAX_COST_ROWS + 1) for contender in contenders}
+    timed: dict[str, list[tuple[Usage, int, float]]] = {key: [] for key in rows}
+    most = max(map(len, rows.values()))
+    for at in range(most):
+        for turn, contender in enumerate(contenders):
+            if at < len(rows[contender.key]):
+                timed[contender.key].append(_timed(engine, answers, contender, rows[contender.key][at], turn))
+        if progress:
+            progress(at + 1, most)
+    return {key: _cost(found[1:] or found) for key, found in timed.items()}
+
+
+def _cost(timed: Sequence[tuple[Usage, int, float]]) -> Cost:
     usages = [usage for usage, _, _ in timed]
     return Cost(
         rows=len(timed),
@@ -106,17 +119,28 @@ def context_length(tokenizer: Tokenizer, example: Example) -> int:
     ) - 1  # fmt: skip
 
 
-def _timed(engine: Engine, answers: Answers, contender: Contender, row: Example) -> tuple[Usage, int, float]:
-    context = list(row.prefix_ids[: context_length(engine.tokenizer, row)])
+def _timed(engine: Engine, answers: Answers, contender: Contender, row: Example, turn: int) -> tuple[Usage, int, float]:
+    length = context_length(engine.tokenizer, row)
+    context = _ended(row.prefix_ids[:length], turn)
+    prompt = [*context, *row.prefix_ids[length:], *row.invocation_ids]
     if context:
         engine.generate([context], SamplingParams(max_tokens=1))
     before, started = engine.stats().tokens_computed, time.perf_counter()
     if answers.kind == "label":
-        usage = engine.score(_prompt(row), list(contender.labels), adapter=contender.adapter).usage
+        usage = engine.score(prompt, list(contender.labels), adapter=contender.adapter).usage
     else:
-        usage = engine.generate([_prompt(row)], _sampling(contender), contender.adapter)[0].usage
+        usage = engine.generate([prompt], _sampling(contender), contender.adapter)[0].usage
     seconds = time.perf_counter() - started
     return usage, engine.stats().tokens_computed - before, seconds
+
+
+def _ended(context: tuple[int, ...], turn: int) -> list[int]:
+    """The context, its last token another one for each model.
+
+    What a check computes between context and invocation is the base model's own, and would serve the next model's.
+    """
+    others = [token for token in dict.fromkeys(reversed(context)) if token != context[-1]]
+    return [*context[:-1], others[turn - 1]] if 0 < turn <= len(others) else list(context)
 
 
 def _choose(engine: Engine, contender: Contender, row: Example) -> Answer:

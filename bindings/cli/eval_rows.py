@@ -21,7 +21,7 @@ class RowSettings:
         data: The file.
         max_length: Most tokens of a row; a longer one loses the left end of what is judged.
         requirement_field: Field of a row that holds its requirement; None: ``requirement``, where the adapter was
-            trained with one.
+            trained with one; of an adapter of unknown making, where the rows have it.
         limit: Most rows; None: all.
         field: Of answers that are JSON objects: the field that accuracy is counted by; None: the adapter's.
     """
@@ -125,9 +125,8 @@ def _layout(engine: Engine, info: AdapterInfo, other: _Layout | None, settings: 
 
 def _load(engine: Engine, layout: _Layout, settings: RowSettings) -> tuple[tuple[Example, ...], int]:
     field = settings.requirement_field or ("requirement" if layout.requirements else None)
-    rows = load_examples(
-        settings.data, engine.tokenizer, layout.name, layout.invocation, field, max_length=settings.max_length
-    )
+    how = (engine.tokenizer, layout.name, layout.invocation, field, settings.max_length)
+    rows = load_examples(settings.data, *how, min_rows=1)
     if layout.requirements is False and rows[0].requirement:
         raise DataError(f"{settings.data}: rows have requirements, and the adapter was trained without; remove them")
     # Ids decide; a foreign adapter's may spell a text that is tokenized in another way.

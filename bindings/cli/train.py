@@ -8,7 +8,7 @@ import typer
 from alorakit.bindings.cli import train_options as flags
 from alorakit.bindings.cli.errors import Debug, reported
 from alorakit.bindings.cli.train_run import Job, run
-from alorakit.engine.errors import DataError
+from alorakit.engine.errors import ConfigError, DataError
 from alorakit.engine.files import read_json_object
 from alorakit.training.config import TrainConfig
 
@@ -72,6 +72,11 @@ def train(
 ) -> None:
     """Train an adapter on labelled rows."""
     with reported(debug):
+        if validation is not None and flags.given(ctx, "val_fraction"):
+            raise ConfigError(
+                f"val_fraction={val_fraction:g} holds rows out, and --validation {validation} takes their place; give "
+                "one of them"
+            )
         config = flags.settings(  # reads the flags that are named as TrainConfig's fields
             ctx,
             target_modules=tuple(name.strip() for name in target_modules.split(",")),

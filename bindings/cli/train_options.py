@@ -85,7 +85,7 @@ def settings(ctx: typer.Context, **changes: Any) -> TrainConfig:
     names = {field.name for field in fields(TrainConfig)}
     values = {name: value for name, value in ctx.params.items() if name in names}
     preset = _preset(ctx.params.get("preset"))
-    values |= {name: value for name, value in preset.items() if not _given(ctx, name)}
+    values |= {name: value for name, value in preset.items() if not given(ctx, name)}
     return TrainConfig(**{**values, **changes})
 
 
@@ -113,6 +113,7 @@ def _preset(name: str | None) -> Mapping[str, Any]:
     return PRESETS[name] if name is not None else {}
 
 
-def _given(ctx: typer.Context, name: str) -> bool:
+def given(ctx: typer.Context, name: str) -> bool:
+    """Whether a flag was given, by the name of its parameter; its default says no."""
     source = ctx.get_parameter_source(name)
     return source is not None and source.name != "DEFAULT"

@@ -104,7 +104,7 @@ def test_flags_reach_the_configuration(job_of: Callable[..., Job], tmp_path: Pat
     job = job_of(
         *shlex.split(
             "--adapter lora --epochs 1 --rank 4 --alpha 8 --dropout 0 --seed 3 --batch-size 1 --grad-accum 2 "
-            "--dtype float32 --device cpu --learning-rate 0.1 --val-fraction 0.5 --max-length 64 --layout mellea "
+            "--dtype float32 --device cpu --learning-rate 0.1 --max-length 64 --layout mellea "
             "--requirement-field ask --pass-label a --pass-label b --fail-label c --scheduler cosine "
             "--warmup-ratio 0.1 --weight-decay 0.01 --max-grad-norm 0.5 --early-stopping 2 --best-by accuracy "
             "--save-steps 7 --prefix-memory 2G --answer text --field part --no-activation-checkpointing "
@@ -131,7 +131,6 @@ def test_flags_reach_the_configuration(job_of: Callable[..., Job], tmp_path: Pat
         early_stopping=2,
         best_by="accuracy",
         save_steps=7,
-        val_fraction=0.5,
         seed=3,
         device="cpu",
         dtype="float32",
@@ -146,6 +145,7 @@ def test_flags_reach_the_configuration(job_of: Callable[..., Job], tmp_path: Pat
     )
     assert (job.layout, job.invocation, job.requirement_field, job.max_length) == ("mellea", "<check>", "ask", 64)
     assert (job.validation, job.resume, job.dry_run, job.as_json) == (Path("v.jsonl"), True, True, True)
+    assert job_of("--val-fraction", "0.5").config == TrainConfig(val_fraction=0.5)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -248,6 +248,8 @@ def test_bad_input_of_a_dry_run(base: Path, tmp_path: Path) -> None:
         (("--dry-run", "--validation", str(tmp_path / "gone")), "gone is not a file"),
         (("--dry-run", "--validation", str(strange)), r"no training row has: 'maybe' (line 1)"),
         (("--dry-run", "--prefix-memory", "much"), "prefix_memory='much'"),
+        (("--dry-run", "--requirement-field", ""), "requirement_field=''"),
+        (("--validation", str(data), "--val-fraction", "0.2"), "takes their place; give one of them"),
     ]
     for flags, what in cases:
         result = RUN.invoke(m_app(), command(data, tmp_path / "o", *flags, base=base))

@@ -139,8 +139,8 @@ def test_requirements_as_trained(adapters: Callable[..., Path], data: Path, tmp_
     rows = [{"item": i, "requirement": "must be 'yes'", "label": "yes"} for i in ITEMS[:3]]
     asked = write(tmp_path / "asked.jsonl", rows)
     [with_them, without] = [
-        json.loads(run(asked, "--adapter", folder, "--outdir", tmp_path / "o", "--json").stdout)["models"]["base"]
-        for folder in (checker, adapters("plain", None))
+        json.loads(run(rows, "--adapter", folder, "--outdir", tmp_path / "o", "--json").stdout)["models"]["base"]
+        for rows, folder in ((asked, checker), (data, adapters("plain", {"labels": LABELS})))
     ]
     assert with_them["cost"]["prompt_tokens"] > without["cost"]["prompt_tokens"]
     assert with_them["cost"]["computed_tokens"] > without["cost"]["computed_tokens"]  # the requirement is not context
@@ -148,6 +148,25 @@ def test_requirements_as_trained(adapters: Callable[..., Path], data: Path, tmp_
     plain = adapters("mine", {"labels": LABELS})
     line = run(asked, "--adapter", plain, "--requirement-field", "requirement", code=2).stderr
     assert "trained without requirements" in line
+
+
+def test_no_model_is_served_by_what_another_one_computed(
+    adapters: Callable[..., Path], data: Path, tmp_path: Path
+) -> None:
+    first, second = (adapters(name, {"labels": LABELS, "requirements": True}) for name in ("checker", "other"))
+    rows = [{"item": i, "requirement": "must be 'yes'", "label": "yes"} for i in ITEMS[:4]]
+    asked = write(tmp_path / "asked.jsonl", rows)
+    result = run(asked, "--adapter", first, "--against", second, "--outdir", tmp_path / "o", "--json")
+    costs = [entry["cost"] for entry in json.loads(result.stdout)["models"].values()]
+    for name in ("prompt_tokens", "reused_tokens", "computed_tokens"):
+        assert len({cost[name] for cost in costs}) == 1, (name, costs)
+    assert 0 < costs[0]["reused_tokens"] < costs[0]["prompt_tokens"] - 10
+
+
+def test_one_row_is_enough(adapters: Callable[..., Path], tmp_path: Path) -> None:
+    row = write(tmp_path / "one.jsonl", [{"item": ITEMS[0], "label": "yes"}])
+    found = run(row, "--adapter", adapters("mine", {"labels": LABELS}), "--outdir", tmp_path / "o", "--json").stdout
+    assert (json.loads(found)["rows"], json.loads(found)["models"]["base"]["cost"]["rows"]) == (1, 1)
 
 
 def test_context_ends_where_the_requirement_begins(model: Path, tmp_path: Path) -> None:

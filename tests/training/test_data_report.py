@@ -78,6 +78,23 @@ def test_labels_that_only_validation_has() -> None:
     assert "validated and never trained: maybe" in report.lines()[-1]
 
 
+def test_labels_that_look_the_same() -> None:
+    rows = [row(1, "yes"), row(2, "no"), row(3, " Yes"), row(4, "yes ")]
+    report = describe(rows[:3], rows[3:], LABELS)
+    assert report.alike == (("' Yes'", "'yes'", "'yes '"),)
+    assert report.lines()[-1].endswith("labels that differ in case or white space only: ' Yes', 'yes', 'yes '")
+    assert describe(rows[:2], [], LABELS).alike == describe(rows, [], Answers("text", ())).alike == ()
+
+
+def test_rows_repeat_those_above_them_however_they_were_shuffled() -> None:
+    rows = [row(9, prefix=1), row(3, prefix=1), row(5, prefix=1)]
+    assert describe(rows, [], LABELS).duplicates.lines == ((5, 3), (9, 3))
+
+
+def test_lengths_of_one_token_are_one_number() -> None:
+    assert "lengths    10: 2 (tokens: rows)" in describe([row(1), row(2)], [], LABELS).lines()
+
+
 def test_a_digest_tells_data_apart() -> None:
     a, b = row(1), row(2, "no")
     assert digest([a, b]) == digest([replace(a, line=9), b])  # where a row stood is not what it says
@@ -94,13 +111,32 @@ def test_rows_that_cannot_train(settings: Callable[..., TrainConfig]) -> None:
         ([row(1), row(2)], [], DataError, "every row has the label 'yes'.*two labels"),
         (two, [row(9, "maybe"), row(12, "no")], DataError, r"no training row has: 'maybe' \(line 9\); add rows"),
         (two, [row(9, layout="mellea")], DataError, "differ in layout"),
-        (two, [row(9, requirement=True)], DataError, "having a requirement"),
+        (
+            two,
+            [row(9, requirement=True)],
+            DataError,
+            "^validation rows have requirements, training rows have none; give",
+        ),
+        ([row(1, requirement=True), row(2, "no")], [row(9)], DataError, "having a requirement"),
     ]
     for examples, validation, error, what in cases:
         with pytest.raises(error, match=what):
             check_examples(examples, settings(), validation)
     with pytest.raises(ConfigError, match="fail_labels"):
         check_examples(two, settings(fail_labels=("maybe",)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [({"early_stopping": 2}, "^early_stopping=2 needs"), ({"best_by": "accuracy"}, "^best_by='accuracy' needs")],
+)
+def test_settings_that_need_validation(
+    changes: dict[str, object], what: str, settings: Callable[..., TrainConfig]
+) -> None:
+    two, config = [row(1), row(2, "no")], settings(val_fraction=0.0, **changes)
+    check_examples(two, config, [row(9)])
+    with pytest.raises(ConfigError, match=what):
+        check_examples(two, config)
 
 
 def test_texts_need_no_second_label_but_their_field(settings: Callable[..., TrainConfig]) -> None:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from alorakit.training.charts import MAX_CHARS, MAX_CLASSES, confusion_matrix, cut, reliability
 from alorakit.training.metrics import Bin, Classification
-from alorakit.training.pictures import evaluation_png, training_png
+from alorakit.training.pictures import _by_epoch, evaluation_png, training_png
 
 PNG = b"\x89PNG\r\n\x1a\n"
 HISTORY = [
@@ -51,6 +51,14 @@ def test_the_users_settings_change_nothing_and_are_not_changed() -> None:
     with matplotlib.rc_context({"font.size": 30, "text.usetex": True, "savefig.dpi": 10}):
         assert both(["yes", "no"]) == wanted
         assert (matplotlib.rcParams["font.size"], matplotlib.rcParams["text.usetex"]) == (30, True)
+
+
+def test_an_accuracy_of_zero_can_be_seen() -> None:
+    """Its marks lie inside the frame, not half below it."""
+    axes = Figure().add_subplot()
+    _by_epoch(axes, [0.0, 0.0, 1.0], 2)
+    low, high = axes.get_ylim()
+    assert low < -0.01 and high > 1.01
 
 
 def test_what_a_run_did_decides_what_is_drawn() -> None:

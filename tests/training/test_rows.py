@@ -83,6 +83,8 @@ def test_weights_and_lines(tmp_path: Path, tokenizer: Tokenizer) -> None:
     ("row", "what"),
     [
         ({**ROW, "weight": 0}, "'weight' is 0"),
+        ({**ROW, "weight": 1e-300}, "'weight' is 1e-300; it must be a number from 0.000001 to 1000000"),
+        ({**ROW, "weight": 1e30}, "'weight' is 1e+30"),
         ({**ROW, "weight": -1.5}, "'weight' is -1.5"),
         ({**ROW, "weight": True}, "'weight' is True"),
         ({**ROW, "weight": "2"}, "'weight' is '2'"),
