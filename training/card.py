@@ -85,7 +85,7 @@ def _about(manifest: Manifest, alora: bool) -> str:
     if manifest.answer == "text":
         answers = "It reads a text and writes an answer of its own."
         if manifest.field is not None:
-            answers = f"It reads a text and answers a JSON object with the field {code_span(manifest.field)}."
+            answers = f"It reads a text and answers with a JSON object that has the field {code_span(manifest.field)}."
     else:
         answers = f"It reads a text and answers with one of {len(manifest.labels)} labels."
     rows = [

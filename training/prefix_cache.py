@@ -73,7 +73,7 @@ class PrefixCache:
         """What is kept and what is not, for people."""
         where = f", {self.num_host} of them in host memory" if self.num_host else ""
         again = f"; {self.num_recomputed} computed anew in every epoch" if self.num_recomputed else ""
-        return f"{self.num_kept} prefixes kept in {self.bytes_kept / 2**20:.0f} MiB{where}{again}"
+        return f"{self.num_kept} prefixes kept in {self.bytes_kept / 2**20:.3g} MiB{where}{again}"
 
     def num_missing(self, prefix: Prefix) -> int:
         """Tokens that :meth:`get` would have to compute."""

@@ -116,7 +116,7 @@ class Run:
         while at.rows < len(order):
             began = time.perf_counter()
             group = order[at.rows : at.rows + self.rows_per_step]
-            tokens = sum(len(self.model.answer(self.examples[row])) for row in group)
+            tokens = sum(self.examples[row].weight * len(self.model.answer(self.examples[row])) for row in group)
             total = self._optimizer_step(group, tokens)
             at.rows, at.step, at.loss, at.tokens = (
                 at.rows + len(group),
@@ -142,7 +142,7 @@ class Run:
             at.best_epoch, at.best, self.best_tensors = at.epoch, self._found(found), self.model.lora.snapshot()
         patience = self.config.early_stopping
         self.stopped_early = bool(self.val_rows and patience and at.epoch - at.best_epoch >= patience)
-        at.epoch, at.rows, at.loss, at.tokens, at.seconds = at.epoch + 1, 0, 0.0, 0, 0.0
+        at.epoch, at.rows, at.loss, at.tokens, at.seconds = at.epoch + 1, 0, 0.0, 0.0, 0.0
         self._save()
 
     def _is_best(self, entry: dict[str, float]) -> bool:
@@ -176,8 +176,8 @@ class Run:
             shuffler.shuffle(order)
         return order
 
-    def _optimizer_step(self, group: Sequence[int], group_tokens: int) -> float:
-        """One update from the mean over the group's label tokens; returns their summed loss, rows by weight."""
+    def _optimizer_step(self, group: Sequence[int], group_tokens: float) -> float:
+        """One update from the mean over the group's label tokens, rows by weight; returns their summed loss."""
         cfg, total = self.config, 0.0
         self.model.lora.training = True
         self.optimizer.zero_grad()

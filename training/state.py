@@ -32,8 +32,8 @@ class Progress:
         epoch: The epoch under way, from 1.
         rows: Its training rows that are done; all of them: only its validation is left.
         step: Optimizer steps done.
-        loss: Summed loss of the epoch's label tokens so far, in nats.
-        tokens: Those tokens.
+        loss: Summed loss of the epoch's label tokens so far, in nats, rows by weight.
+        tokens: Those tokens, rows by weight.
         seconds: Time spent on the epoch so far.
         steps: Mean loss of every optimizer step.
         history: Finished epochs, as in ``TrainReport``.
@@ -49,7 +49,7 @@ class Progress:
     rows: int = 0
     step: int = 0
     loss: float = 0.0
-    tokens: int = 0
+    tokens: float = 0.0
     seconds: float = 0.0
     steps: list[float] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)

@@ -29,7 +29,7 @@ class PeerStep:
     """One optimizer step.
 
     Attributes:
-        loss: Before the update: the group's summed, weighted loss over its label tokens, EOS included, in nats.
+        loss: Before the update: the weighted mean over the group's label tokens, EOS included, in nats.
         seconds: Of all its forward and backward passes and the update.
     """
 
@@ -113,11 +113,11 @@ class PeftTrainer:
         return [self.step([examples[row] for row in group], step) for step, group in enumerate(groups)]
 
     def step(self, group: Sequence[Example], step: int) -> PeerStep:
-        """One update from the mean over the label tokens of ``group``, at the learning rate of ``step`` (from 0)."""
+        """One update from the weighted mean over the label tokens of ``group``, at the learning rate of ``step`` (from 0)."""
         began, size, total = time.perf_counter(), self.config.batch_size, 0.0
         self.model.train()
         self._optimizer.zero_grad()
-        num_tokens = sum(len(self._answer(example)) for example in group)
+        num_tokens = sum(example.weight * len(self._answer(example)) for example in group)
         for first in range(0, len(group), size):
             batch = group[first : first + size]
             weights = torch.tensor([example.weight for example in batch], device=self._device)
