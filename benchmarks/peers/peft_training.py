@@ -113,7 +113,7 @@ class PeftTrainer:
         return [self.step([examples[row] for row in group], step) for step, group in enumerate(groups)]
 
     def step(self, group: Sequence[Example], step: int) -> PeerStep:
-        """One update from the weighted mean over the label tokens of ``group``, at the learning rate of ``step`` (from 0)."""
+        """One update from the weighted mean over the label tokens of ``group``; ``step``, from 0, decides the rate."""
         began, size, total = time.perf_counter(), self.config.batch_size, 0.0
         self.model.train()
         self._optimizer.zero_grad()
