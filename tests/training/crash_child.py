@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from alorakit.engine.tokenizer import Tokenizer
-from alorakit.training import ProgressEvent, TrainConfig, adapter_folder, load_examples, state, train
+from alorakit.training import ProgressEvent, TrainConfig, adapter_folder, load_examples, result, state, train
 
 SETTINGS = {
     "rank": 4,
@@ -59,8 +59,9 @@ class Moments:
 def run(
     base: Path, data: Path, outfile: Path, changes: dict[str, Any], resume: bool, last: int | None, num_seen: Any
 ) -> None:
-    """Train in this process."""
+    """Train in this process, and draw nothing: that would take longer than all the rest."""
     torch.set_num_threads(1)
+    result.training_png = lambda *_: b"no picture" * 100
     rows = load_examples(data, Tokenizer.from_pretrained(base), invocation="<|start_header_id|>check")
     moments = Moments(outfile, last, num_seen)
     train(base, rows, TrainConfig(**{**SETTINGS, **changes}), outfile, moments.passed, resume=resume)

@@ -24,9 +24,7 @@ STATE = "training_state.safetensors"
 TIMES = ("seconds", "prefix_seconds", "recompute_seconds", "tokens_per_s")
 # One process imports everything, all others are forked from it.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(
-    ["alorakit.training", "torch._dynamo", "matplotlib.style", "matplotlib.figure", "matplotlib.backends.backend_agg"]
-)
+PROCESSES.set_forkserver_preload(["alorakit.training", "torch._dynamo", "pytest"])
 
 
 @dataclass
