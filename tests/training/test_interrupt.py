@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM: the run stops between two steps, keeps what it had reached, and gives the signals back."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,10 +12,13 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from alorakit.bindings.cli.main import m_app
 from alorakit.engine.errors import TrainingInterrupted
 from alorakit.training import ExampleList, ProgressEvent, TrainConfig, TrainReport, train
 from alorakit.training.interrupt import watched
+from alorakit.training.state import State
 from tests.training.ended_runs import STATE, WEIGHTS, contents, figures
 
 Settings = Callable[..., TrainConfig]
@@ -45,15 +49,23 @@ def handlers() -> list[Any]:
 
 
 def at(stage: str, done: int, act: Callable[[], object]) -> Callable[[ProgressEvent], None]:
-    """A progress function that acts on one event."""
-    return lambda event: act() if (event.stage, event.done) == (stage, done) else None  # type: ignore[return-value]
+    """A progress function that acts once, when so much of a stage is done."""
+    left = [act]
+
+    def tell(event: ProgressEvent) -> None:
+        if left and event.stage == stage and event.done >= done:
+            left.pop()()
+
+    return tell
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize(
     ("stage", "done", "step"), [("load", 0, 0), ("prefix", 1, 0), ("evaluate", 2, 0), ("train", 2, 2), ("train", 4, 4)]
 )
-def test_a_signal_stops_between_two_steps(run: Run, tmp_path: Path, number: int, stage: str, done: int, step: int) -> None:
+def test_a_signal_stops_between_two_steps(
+    run: Run, tmp_path: Path, number: int, stage: str, done: int, step: int
+) -> None:
     before, outfile = handlers(), tmp_path / "a"
     with pytest.raises(TrainingInterrupted) as info:
         run(outfile, at(stage, done, lambda: os.kill(os.getpid(), number)))
@@ -132,20 +144,43 @@ def test_a_thread_trains_without_handlers(run: Run, tmp_path: Path) -> None:
     assert seen == [before]
 
 
-@pytest.mark.parametrize("number", SIGNALS, ids=["SIGINT", "SIGTERM"])
-def test_the_command_says_where_it_stopped_and_goes_on(
-    tiny_base: Path, tmp_path: Path, number: int, settings: Settings
-) -> None:
+@pytest.fixture
+def command(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Arguments of ``m`` for a run of 100 steps."""
+    monkeypatch.setattr("alorakit.training.result.training_png", lambda *_: b"")
     data = tmp_path / "rows.jsonl"
     data.write_text("".join(f'{{"item": "pump {i}", "label": "{"yes" if i % 2 else "one"}"}}\n' for i in range(10)))
-    script = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    script += "from alorakit.bindings.cli.main import m; m()"
+    settings = "--device cpu --dtype float32 --rank 2 --epochs 20 --batch-size 2 --grad-accum 1 --val-fraction 0"
 
-    def command(name: str, *more: str) -> list[str]:
-        given = f"alora train {data} --basemodel {tiny_base} --outfile {tmp_path / name} --device cpu --dtype float32"
-        small = "--epochs 400 --rank 2 --learning-rate 1e-3 --val-fraction 0 --early-stopping 1"
-        return [sys.executable, "-c", script, *given.split(), *small.split(), *more]
+    def arguments(outfile: Path, *more: str) -> list[str]:
+        files = [str(data), "--basemodel", str(tiny_base), "--outfile", str(outfile)]
+        return ["alora", "train", *files, *settings.split(), *more]
 
-    assert settings  # the settings are the command's
+    return arguments
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_the_command_says_where_it_stopped(command: Callable[..., list[str]], tmp_path: Path, number: int) -> None:
+    outfile = tmp_path / "stopped"
+    script = "from alorakit.bindings.cli.main import m; m()"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    del command
+    with subprocess.Popen(
+        [sys.executable, "-c", script, *command(outfile)], stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:
+            lines.append(line.rstrip())
+            if line.startswith("train 1/100"):  # many steps are left when the signal arrives
+                process.send_signal(number)
+    assert process.returncode == TrainingInterrupted.exit_code == 130
+    [said] = [line for line in lines if not line.startswith(("load", "prefix", "train"))]
+    found = re.fullmatch(r"stopped at step (\d+) of 100; (.*) holds what was reached; resume .* and --resume .*", said)
+    assert found is not None and found[2] == str(outfile / STATE)
+    state = State.read(outfile)
+    assert state is not None and state.progress.step == int(found[1]) > 0
+    assert set(contents(outfile)) == {STATE}
+    for more in ([str(outfile), "--resume"], [str(tmp_path / "alone")]):
+        result = CliRunner().invoke(m_app(), command(Path(more[0]), *more[1:]))
+        assert result.exit_code == 0, result.output
+    assert (outfile / WEIGHTS).read_bytes() == (tmp_path / "alone" / WEIGHTS).read_bytes()
