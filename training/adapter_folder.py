@@ -148,6 +148,8 @@ def adapter_config(config: TrainConfig, base_model: str, invocation_ids: tuple[i
 def write_adapter(target: Path, files: Mapping[str, bytes]) -> None:
     """Put an adapter into its folder, whole or not at all; an adapter that was there is replaced.
 
+    The checkpoint it was made from goes last: a process killed before that can be resumed.
+
     Args:
         target: As :func:`outfile_folder` gives it.
         files: Contents by name, of :data:`FILES`.
@@ -161,7 +163,8 @@ def write_adapter(target: Path, files: Mapping[str, bytes]) -> None:
         for name, content in files.items():
             write_partial(target / name, content)
     except BaseException as exc:
-        remove_partials(target)
+        with suppress(OSError):  # a disk that has turned read-only
+            remove_partials(target)
         if not isinstance(exc, OSError):
             raise
         raise TrainingError(f"outfile {target}: cannot be written ({exc.strerror}); nothing was changed there") from exc
@@ -173,6 +176,7 @@ def write_adapter(target: Path, files: Mapping[str, bytes]) -> None:
             if name in files:
                 (target / (name + PARTIAL)).replace(target / name)
         sync_folder(target)
+        (target / STATE_NAME).unlink(missing_ok=True)
     except OSError as exc:
         raise TrainingError(
             f"outfile {target}: the adapter cannot be put in place ({exc.strerror}); its files and the run's "

@@ -14,7 +14,7 @@ class Interrupt:
     """Whether somebody asked the run to stop.
 
     Attributes:
-        asked: Set by the first SIGINT (Ctrl-C) or SIGTERM; a second one ends the process as usual.
+        asked: Set by the first SIGINT (Ctrl-C) or SIGTERM; one more of either ends the process as usual.
     """
 
     def __init__(self) -> None:
@@ -29,14 +29,17 @@ def watched() -> Iterator[Interrupt]:
     here = threading.current_thread() is threading.main_thread()
     caught = [number for number, handler in usual.items() if here and signal.getsignal(number) is handler]
 
+    def restore() -> None:
+        for number in caught:
+            signal.signal(number, usual[number])
+
     def ask(number: int, frame: FrameType | None) -> None:
         interrupt.asked = True
-        signal.signal(number, usual[number])
+        restore()
 
     for number in caught:
         signal.signal(number, ask)
     try:
         yield interrupt
     finally:
-        for number in caught:
-            signal.signal(number, usual[number])
+        restore()

@@ -50,7 +50,8 @@ def train(
 
     Raises:
         TrainingInterrupted: The process was asked to stop; the message says how to go on.
-        TrainingError: ``outfile`` cannot be written or holds another run's checkpoint, or the loss is not finite.
+        TrainingError: ``outfile`` cannot be written or holds another run's checkpoint; or the loss is not finite: the
+            last checkpoint before that stays, for its weights, though resuming it ends alike.
         AlorakitError: The rows or the base model cannot be used.
     """
     started = time.perf_counter()
@@ -65,25 +66,25 @@ def train(
             budgets = None if state is None else state.progress.budgets
             model = build_model(base, [*examples, *(validation or ())], config, budgets)
             notify(ProgressEvent("load", 1, 1, f"{base.name} on {model.decoder.device}, {model.decoder.dtype}"))
-            identity = Identity.of(model.decoder, examples, validation or (), config)
+            identity = Identity.of(model.decoder, examples, validation, config)
             if state is not None:
                 identity.demand(state.identity, target / STATE_NAME)
             elif resume and (target / CONFIG_NAME).exists():
                 return _finished(target, identity, notify)
             tokenizer = Tokenizer.from_pretrained(base.path)
-            run = Run(model, examples, validation, config, tokenizer.decode, notify, interrupt, target, identity)
+            run = Run(
+                model, examples, validation, config, tokenizer.decode, notify, interrupt, target, identity, started
+            )
             if state is not None:
                 run.restore(state)
                 notify(ProgressEvent("load", 1, 1, f"resumed at step {run.at.step} of {run.num_steps}"))
             try:
-                run.fill_prefixes()
-                run.epochs()
+                run.train()
             except TrainingInterrupted as exc:
                 raise TrainingInterrupted(f"{exc}; resume with the same arguments and --resume (resume=True)") from None
-            report = report_of(run, started, target)
+            report = report_of(run, target)
             notify(ProgressEvent("save", 0, 1, f"writing {target}"))
             write_adapter(target, adapter_files(run, base, tokenizer, report))
-            (target / STATE_NAME).unlink(missing_ok=True)
             notify(ProgressEvent("save", 1, 1, f"wrote {target}"))
     return report
 
@@ -104,8 +105,11 @@ def _finished(target: Path, identity: Identity, notify: ProgressCallback) -> Tra
     """The report of a run that had ended when it was resumed."""
     report = TrainReport.load(target)
     if report is None or not report.identity:
-        raise TrainingError(f"{target} holds an adapter and no checkpoint to resume; give another outfile")
-    identity.demand(Identity(**report.identity), target)
+        raise TrainingError(
+            f"{target} holds an adapter and no checkpoint to resume; leave out --resume (resume=False) to replace it, "
+            "or give another outfile"
+        )
+    identity.demand(Identity(**report.identity), target, "leave out --resume (resume=False) to replace the adapter")
     notify(ProgressEvent("save", 1, 1, f"{target} was finished already"))
     return report
 

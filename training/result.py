@@ -1,7 +1,6 @@
 """What a finished run leaves: its report, and the files of the adapter folder."""
 
 import json
-import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,12 +20,11 @@ from alorakit.training.run import Run
 _VERSIONS = ("alorakit", "torch", "safetensors", "tokenizers")
 
 
-def report_of(run: Run, started: float, path: Path) -> TrainReport:
+def report_of(run: Run, path: Path) -> TrainReport:
     """The figures of a run that has ended.
 
     Args:
         run: The run.
-        started: ``time.perf_counter()`` when this process began it.
         path: The adapter folder.
     """
     at, kept = run.at, run.model.prefixes
@@ -50,7 +48,7 @@ def report_of(run: Run, started: float, path: Path) -> TrainReport:
         },
         prefix_seconds=run.prefix_seconds,
         recompute_seconds=kept.seconds_recomputing,
-        seconds=run.spent_before + time.perf_counter() - started,
+        seconds=run.seconds,
         tokens_per_s=tokens / busy,
         path=path,
         steps=at.steps,

@@ -38,7 +38,6 @@ class Run:
         at: Where the run is.
         best_tensors: The best epoch's adapter, by PEFT's names.
         prefix_seconds: Time of the prefix pass.
-        spent_before: Time of the processes before this one.
         stopped_early: Whether early stopping ended it.
     """
 
@@ -53,8 +52,9 @@ class Run:
         interrupt: Interrupt,
         folder: Path,
         identity: Identity,
+        started: float,
     ) -> None:
-        """Set out; the adapter's weights are those of ``model``."""
+        """Set out; the adapter's weights are those of ``model``; ``started``: what the clock said at the beginning."""
         self.model, self.config, self.folder, self.identity = model, config, folder, identity
         self.given = examples
         self.truncated = sum(getattr(rows, "truncated", 0) for rows in (examples, validation))
@@ -67,8 +67,8 @@ class Run:
         self.answers, self.labels = answers_of(examples, config), label_ids(examples)
         self.num_steps = config.epochs * math.ceil(len(self.train_rows) / self.rows_per_step)
         self.at, self.best_tensors = Progress(budgets=model.prefixes.budgets), dict[str, Tensor]()
-        self.prefix_seconds, self.stopped_early, self.spent_before = 0.0, False, 0.0
-        self._decode, self._notify, self._interrupt, self._began = decode, notify, interrupt, time.perf_counter()
+        self.prefix_seconds, self.stopped_early = 0.0, False
+        self._decode, self._notify, self._interrupt, self._began = decode, notify, interrupt, started
         self.optimizer = torch.optim.AdamW(
             model.lora.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
@@ -78,7 +78,12 @@ class Run:
         """Rows of an optimizer step."""
         return self.config.batch_size * self.config.grad_accum
 
-    def fill_prefixes(self) -> None:
+    @property
+    def seconds(self) -> float:
+        """Time of the whole run so far, other processes' included."""
+        return self.at.spent + time.perf_counter() - self._began
+
+    def _fill_prefixes(self) -> None:
         """Compute what lies before the activation points, once, and see whether activations fit."""
         began = time.perf_counter()
         kept = self.model.prefixes
@@ -92,14 +97,15 @@ class Run:
         rows = [self.examples[row] for row in self.train_rows]
         self.model.checkpointing = needs_checkpointing(self.model, rows, self.config)
 
-    def epochs(self) -> None:
-        """Train from where the run is; keep a copy of the best epoch's weights.
+    def train(self) -> None:
+        """Compute prefixes, then train from where the run is; keep a copy of the best epoch's weights.
 
         Raises:
             TrainingInterrupted: Somebody asked; a checkpoint is written.
             TrainingError: A loss or a weight is not finite, or a checkpoint cannot be written.
         """
         try:
+            self._fill_prefixes()
             if self.val_rows and not self.at.before:
                 self.at.before = self._evaluate("before training").metrics("val_")
             while self.at.epoch <= self.config.epochs and not self.stopped_early:
@@ -129,6 +135,7 @@ class Run:
             message = f"epoch {at.epoch}/{self.config.epochs}, loss {at.loss / at.tokens:.4f}"
             self._tell("train", at.step, self.num_steps, message)
             if self.config.save_steps and at.step % self.config.save_steps == 0:
+                self._check_finite(group)
                 self._save()
         self._check_weights(order[-self.config.batch_size :])
         first = math.ceil(len(order) / self.rows_per_step) * (at.epoch - 1)
@@ -188,11 +195,11 @@ class Run:
             loss = -(values * torch.tensor(weights, device=values.device)).sum()
             total += loss.item()
             if not math.isfinite(total):
-                raise self._diverged("loss", total, rows)
+                raise self._diverged("loss", total, rows, self.at.step + 1)
             (loss / group_tokens).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.lora.parameters(), cfg.max_grad_norm).item()
         if not math.isfinite(norm):
-            raise self._diverged("gradient norm", norm, group)
+            raise self._diverged("gradient norm", norm, group, self.at.step + 1)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = learning_rate(cfg, self.at.step, self.num_steps)
         self.optimizer.step()
@@ -200,8 +207,7 @@ class Run:
 
     def _check_weights(self, rows: Sequence[int]) -> None:
         """See that the epoch's last step did no harm, for no later training loss would show it."""
-        if not all(bool(weights.isfinite().all()) for weights in self.model.lora.parameters()):
-            raise self._diverged("an adapter weight", math.nan, rows)
+        self._check_finite(rows)
         # Finite weights can overflow where they are used; with validation, that comes to light there.
         if not self.val_rows:
             batch = [self.examples[row] for row in rows]
@@ -209,7 +215,11 @@ class Run:
             with torch.no_grad():
                 loss = -self.model.log_probabilities(batch, [[self.model.answer(e)] for e in batch]).sum().item()
             if not math.isfinite(loss):
-                raise self._diverged("loss", loss, rows)
+                raise self._diverged("loss", loss, rows, self.at.step)
+
+    def _check_finite(self, rows: Sequence[int]) -> None:
+        if not all(bool(weights.isfinite().all()) for weights in self.model.lora.parameters()):
+            raise self._diverged("an adapter weight", math.nan, rows, self.at.step)
 
     def _evaluate(self, when: str) -> Evaluation:
         found = evaluate(
@@ -221,7 +231,7 @@ class Run:
             lambda done, total: self._tell("evaluate", done, total, f"validating, {when}"),
         )
         if not math.isfinite(found.loss):
-            raise self._diverged("validation loss", found.loss, self.val_rows)
+            raise self._diverged("validation loss", found.loss, self.val_rows, self.at.step)
         return found
 
     def _tell(self, stage: str, done: int, total: int, message: str) -> None:
@@ -230,13 +240,16 @@ class Run:
         if self._interrupt.asked:
             raise TrainingInterrupted("asked to stop")
 
-    def _diverged(self, what: str, value: float, rows: Sequence[int]) -> TrainingError:
-        numbers = [str(self.examples[row].line or row + 1) for row in rows[:8]]
-        named = ", ".join(numbers) + (", …" if len(rows) > 8 else "")
-        step = min(self.at.step + 1, self.num_steps)
+    def _diverged(self, what: str, value: float, rows: Sequence[int], step: int) -> TrainingError:
+        own = rows[0] >= len(self.given)  # rows of a validation file are counted by themselves
+        numbers = [str(self.examples[row].line or row + 1 - own * len(self.given)) for row in rows[:8]]
+        named = ("validation rows " if own else "rows ") + ", ".join(numbers) + (", …" if len(rows) > 8 else "")
+        state = self.folder / STATE_NAME
+        # Its weights may be good still, so it stays; but resuming it leads here again.
+        left = f"; {state} is the last checkpoint: delete it to start again" if state.exists() else ""
         return TrainingError(
-            f"{what} is {value} at optimizer step {step} of {self.num_steps}, rows {named}; "
-            f"try a learning_rate below {self.config.learning_rate:g}, or dtype='float32'"
+            f"{what} is {value} at optimizer step {step} of {self.num_steps}, {named}; "
+            f"try a learning_rate below {self.config.learning_rate:g}, or dtype='float32'{left}"
         )
 
     def _save(self) -> None:
@@ -249,14 +262,13 @@ class Run:
             tensors[f"adapter.{index}"] = weights.detach()
             for name, value in self.optimizer.state.get(weights, {}).items():
                 tensors[f"{name}.{index}"] = value
-        now = time.perf_counter()
-        self.at.spent, self._began = self.at.spent + now - self._began, now
+        self.at.spent, self._began = self.seconds, time.perf_counter()
         State(self.identity, self.at, tensors).write(self.folder)
 
     def restore(self, state: State) -> None:
         """Go back to a checkpoint of this run."""
         tensors, device = state.tensors, self.model.decoder.device
-        self.at, self.spent_before = state.progress, state.progress.spent
+        self.at = state.progress
         self.best_tensors = {name[5:]: tensor for name, tensor in tensors.items() if name.startswith("best.")}
         with torch.no_grad():
             for index, weights in enumerate(self.model.lora.parameters()):

@@ -4,6 +4,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ class Progress:
         before: The base model's figures.
         best_epoch: The best finished epoch; 0: none yet.
         best: What else that epoch's validation found: ``temperature``, ``confusion``, ``per_class``.
-        spent: Time of all processes before this one, in seconds.
+        spent: Time of all processes so far, in seconds; what came after a killed one's last checkpoint does not count.
         budgets: Bytes for kept prefixes, on the device and in host memory: what is kept decides what is computed
             together, and so the rounding.
     """
@@ -76,14 +77,16 @@ class Identity:
 
     @classmethod
     def of(
-        cls, decoder: Decoder, examples: Sequence[Example], validation: Sequence[Example], config: TrainConfig
+        cls, decoder: Decoder, examples: Sequence[Example], validation: Sequence[Example] | None, config: TrainConfig
     ) -> "Identity":
         """Of a run that is about to begin."""
         settings = {name: value for name, value in asdict(config).items() if name not in _FREE}
-        return cls(_model_digest(decoder), digest(examples, validation), json.loads(json.dumps(settings)))
+        if validation is not None:
+            settings["val_fraction"] = None  # no row is held out
+        return cls(_model_digest(decoder), digest(examples, validation or ()), json.loads(json.dumps(settings)))
 
-    def demand(self, found: "Identity", where: Path) -> None:
-        """See that ``found``, read at ``where``, is this run.
+    def demand(self, found: "Identity", where: Path, remedy: str = "resume with what it was started with") -> None:
+        """See that ``found``, read at ``where``, is this run; ``remedy``: what to do if it is not.
 
         Raises:
             TrainingError: It is another run; the message names what differs.
@@ -94,10 +97,7 @@ class Identity:
             if here != (there := found.settings.get(name)):
                 differs.append(f"{name}={there!r} there, {here!r} here")
         if differs:
-            raise TrainingError(
-                f"{where} is of another run ({', '.join(differs)}); resume with what it was started with, "
-                "or give another outfile"
-            )
+            raise TrainingError(f"{where} is of another run ({', '.join(differs)}); {remedy}, or give another outfile")
 
 
 @dataclass(frozen=True)
@@ -121,13 +121,17 @@ class State:
             TrainingError: The disk refused; the checkpoint that was there before is still there.
         """
         path = folder / STATE_NAME
+        partial = path.with_name(path.name + PARTIAL)
         header = json.dumps({"identity": asdict(self.identity), "progress": asdict(self.progress)})
         try:
             write_partial(path, save(dict(self.tensors), metadata={"alorakit": header}))
-            path.with_name(path.name + PARTIAL).replace(path)
+            partial.replace(path)
             sync_folder(folder)
-        except OSError as exc:
-            path.with_name(path.name + PARTIAL).unlink(missing_ok=True)
+        except BaseException as exc:
+            with suppress(OSError):  # a disk that has turned read-only
+                partial.unlink(missing_ok=True)
+            if not isinstance(exc, OSError):
+                raise
             left = "; the one before it is still there" if path.exists() else ""
             raise TrainingError(
                 f"{path}: the checkpoint cannot be written ({exc.strerror}){left}; make room and resume, "
