@@ -125,7 +125,8 @@ class Bench:
     def memory(self) -> dict[str, object]:
         """Growth beyond the loaded model."""
         ours, peer = self.outcome(OURS, "long"), self.outcome(PEER, "long")
-        limited = self.outcome(OURS, "long", prefix_memory=self._prefix_memory)
+        epochs = self._args.limited_epochs or self.size("long").epochs
+        limited = self.outcome(OURS, "long", prefix_memory=self._prefix_memory, epochs=epochs)
         named = {OURS: ours, LIMITED: limited, PEER: peer}
         print(f"\n{'MiB':42}{'loaded':>10}{'growth':>10}{'prefixes':>10}")
         for name, found in named.items():
@@ -134,11 +135,13 @@ class Bench:
             )
         timings = {name: Timings(name, [found.seconds]) for name, found in named.items() if name != PEER}
         timings[PEER] = whole_run(peer)
+        print(f"the run with little memory for prefixes is of {epochs} epochs, and compared with as many of the peer's")
+        as_long = Timings(PEER, peer.step_seconds).scaled(limited.num_steps).median
         shares = {name: named[name].growth / peer.growth for name in (OURS, LIMITED)}
         targets = [
             *(Target(f"memory: {name}, growth of the peer's", share, 1 / 3, False) for name, share in shares.items()),
             Target("memory: prefixes in little memory", limited.store / MIB, self._prefix_memory / MIB, False, " MiB"),
-            Target("memory: in little memory against the peer", timings[PEER].median / limited.seconds, 3),
+            Target("memory: in little memory against the peer", as_long / limited.seconds, 3),
         ]
         title = f"memory: {self._what('long', ours)}; at most {self._prefix_memory // MIB} MiB of prefixes"
         numbers = {name: {"growth": f.growth, "store": f.store, "loaded": f.loaded} for name, f in named.items()}
@@ -210,6 +213,7 @@ def main() -> None:
     )
     parser.add_argument("--peer-steps", type=int, help="default: 3 for long rows, 10 for short ones; 1 at small sizes")
     parser.add_argument("--epochs", type=int, help="passes over the rows of every part, in place of the part's own")
+    parser.add_argument("--limited-epochs", type=int, help="of the run with little memory for prefixes")
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--seeds", type=int, help="of the part same; default: 3, 1 at small sizes")
     parser.add_argument("--threads", type=int)
