@@ -106,7 +106,7 @@ class Decoder:
 
     def widen(self) -> None:
         """Multiply in float32 where the CPU has no bfloat16 products, which makes those 8 to 60 times slower."""
-        if ops.can_pack(self.device, self.dtype):
+        if self.dtype != torch.bfloat16 or ops.can_pack(self.device, self.dtype):
             return
         for linear in (self.lm_head, *(getattr(layer, name) for layer in self.layers for name in PROJECTIONS)):
             linear.widen()

@@ -37,10 +37,12 @@ class SegmentPlan:
     Attributes:
         num_kept: Keys that were kept from before.
         blocks: Every row once, in order.
+        causal: Whether every row sees exactly the keys up to its own.
     """
 
     num_kept: int
     blocks: Sequence[RowBlock]
+    causal: bool = False
 
     @cached_property
     def whole(self) -> Tensor:

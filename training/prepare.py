@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from alorakit.engine.devices import free_memory, pick_device, pick_dtype
+from alorakit.engine.devices import free_memory, keep_freed_memory, pick_device, pick_dtype
 from alorakit.engine.errors import ConfigError, DataError, TrainingError
 from alorakit.engine.model_config import ModelConfig
 from alorakit.engine.pretrained import ResolvedModel
@@ -138,7 +138,8 @@ def build_model(
     # Validation lays the longest label after the longest row, or generates a little more than that.
     positions = max(e.num_tokens for e in examples) + max(len(e.label_ids) for e in examples) + EXTRA_TOKENS
     decoder = load_decoder(base.path, shape, dtype, device, positions)
-    if device.type == "cpu" and dtype == torch.bfloat16:
+    if device.type == "cpu":
+        keep_freed_memory()
         decoder.widen()
     lora = LoraWeights(shape, config.targets, config.effective_rank, config.alpha, config.dropout, device)
     cache = PrefixCache(decoder, *(budgets or prefix_budgets(config.prefix_memory, device)))

@@ -66,7 +66,9 @@ class Segment:
             masked = min(rows.start, end) if window is None else first
             mask = additive_mask(rows, masked, dtype, device, trunk=trunk, starts=starts, window=window)
             blocks.append(ops.RowBlock(start, rows.stop - self.num_kept, first, masked, mask))
-        return ops.SegmentPlan(self.num_kept, blocks)
+        # A single branch goes on where the trunk ends.
+        causal = window is None and not any(self.branches.starts)
+        return ops.SegmentPlan(self.num_kept, blocks, causal)
 
 
 class SegmentAttention:

@@ -102,6 +102,11 @@ def _train(job: Job, config: TrainConfig, examples: "ExampleList", validation: "
         typer.echo(json.dumps({**asdict(report), "path": str(report.path)}, ensure_ascii=False))
         return
     metrics = ", ".join(f"{name} {value:.3g}" for name, value in report.metrics.items())
+    if report.prefixes.get("recomputed"):
+        typer.echo(
+            f"{report.prefixes['recomputed']} prefixes did not fit into memory; computing them anew took "
+            f"{report.recompute_seconds:.1f} s"
+        )
     typer.echo(f"{job.outfile}: best epoch {report.best_epoch} ({metrics}), {report.tokens_per_s:.0f} tokens/s")
 
 
