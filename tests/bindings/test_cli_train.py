@@ -4,7 +4,7 @@ import json
 import shlex
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,8 @@ class Report:
     best_epoch: int = 2
     tokens_per_s: float = 100.0
     metrics: Any = None
+    recompute_seconds: float = 1.5
+    prefixes: dict[str, int] = field(default_factory=lambda: {"recomputed": 3})
 
 
 @pytest.fixture
@@ -193,6 +195,7 @@ def test_what_train_is_called_with(base: Path, tmp_path: Path, trained: list[dic
     assert lines[0] == str(data)
     assert [line.split()[0] for line in lines[1:5]] == ["training", "validation", "lengths", "labels"]
     assert lines[-1] == f"{tmp_path / 'o'}: best epoch 2 (val_loss 0.5), 100 tokens/s"
+    assert lines[-2] == "3 prefixes did not fit into memory; computing them anew took 1.5 s"
 
     more = write(tmp_path / "v.jsonl", [{**NOTES[0], "requirement": "It must hum."}])
     asked = write(tmp_path / "r.jsonl", [{**row, "requirement": "It must hum."} for row in NOTES])

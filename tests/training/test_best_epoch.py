@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from alorakit.engine.errors import ConfigError
 from alorakit.training import ExampleList, TrainConfig, train
 from alorakit.training.evaluate import Evaluation, evaluate
 from alorakit.training.schedule import learning_rate
@@ -63,12 +64,12 @@ def test_a_better_epoch_begins_the_count_anew(
     assert (report.stopped_early, report.best_epoch, len(report.history)) == (False, 5, 5)
 
 
-def test_without_validation_nothing_stops_early(
-    tiny_base: Path, toy_rows: ExampleList, settings: Settings, script: Script, tmp_path: Path
+def test_stopping_early_needs_validation(
+    tiny_base: Path, toy_rows: ExampleList, settings: Settings, tmp_path: Path
 ) -> None:
-    config = settings(epochs=3, early_stopping=1, val_fraction=0.0, best_by="accuracy")
-    report = train(tiny_base, toy_rows[:8], config, tmp_path / "a")
-    assert (report.stopped_early, report.best_epoch, len(report.history)) == (False, 3, 3)
+    config = settings(epochs=3, early_stopping=1, val_fraction=0.0)
+    with pytest.raises(ConfigError, match="early_stopping=1 needs validation rows"):
+        train(tiny_base, toy_rows[:8], config, tmp_path / "a")
 
 
 @pytest.mark.parametrize(("best_by", "best"), [("loss", 4), ("accuracy", 3)])
