@@ -11,6 +11,9 @@ from alorakit.engine.files import is_file, read_json_object
 from alorakit.engine.layouts import LAYOUTS
 
 MANIFEST_NAME = "alorakit.json"
+# Labels that say by themselves which side they are on, whatever their case.
+PASS_WORDS = frozenset({"yes", "true", "pass"})
+FAIL_WORDS = frozenset({"no", "false", "fail"})
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,10 @@ from typing import Any
 
 import yaml
 
-from alorakit.engine.manifest import Manifest
+from alorakit.engine.manifest import FAIL_WORDS, PASS_WORDS, Manifest
 
 IO_YAML_NAME = "io.yaml"
 REQUIREMENT_CHECK = "requirement-check"
-# As in bindings/session/verdict.py, which decides for sessions; a test holds the two together.
-_PASS, _FAIL = frozenset({"yes", "true", "pass"}), frozenset({"no", "false", "fail"})
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,14}")
 _TEXT_TOKENS = 1024
 _ABOUT = "# How Mellea 0.8 asks this adapter and reads its answer; alorakit and PEFT do not need it.\n"
@@ -95,8 +93,8 @@ def passing(manifest: Manifest) -> frozenset[str] | None:
         return frozenset(passes) if told_all else None
     if fails is not None:
         return labels - frozenset(fails)
-    if labels and all(label.casefold() in _PASS | _FAIL for label in labels):
-        return frozenset(label for label in labels if label.casefold() in _PASS)
+    if labels and all(label.casefold() in PASS_WORDS | FAIL_WORDS for label in labels):
+        return frozenset(label for label in labels if label.casefold() in PASS_WORDS)
     return None
 
 

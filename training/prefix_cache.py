@@ -53,7 +53,7 @@ class PrefixCache:
         """
         per_token = self._buffer(1).nbytes
         wanted = by_use(prefixes)
-        if len(wanted) > 1 and (header := _common_start(min(wanted), max(wanted))):
+        if len(wanted) > 1 and (header := common_start(min(wanted), max(wanted))):
             self._header_kv = self._compute([header])[0]
             self._header = header
         on_device = chosen(wanted, per_token, self.budgets[0])
@@ -142,7 +142,7 @@ def _to_host(kv: Tensor) -> Tensor:
     return kv.to("cpu").pin_memory() if kv.is_cuda else kv.to("cpu")
 
 
-def _common_start(a: Prefix, b: Prefix) -> Prefix:
+def common_start(a: Prefix, b: Prefix) -> Prefix:
     """Of the least and the greatest of some prefixes: what all of them begin with."""
     length = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
     return a[:length]

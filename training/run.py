@@ -38,7 +38,6 @@ class Run:
         at: Where the run is.
         best_tensors: The best epoch's adapter, by PEFT's names.
         prefix_seconds: Time of the prefix pass.
-        stopped_early: Whether early stopping ended it.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class Run:
         self.answers, self.labels = answers_of(examples, config), label_ids(examples)
         self.num_steps = config.epochs * math.ceil(len(self.train_rows) / self.rows_per_step)
         self.at, self.best_tensors = Progress(budgets=model.prefixes.budgets), dict[str, Tensor]()
-        self.prefix_seconds, self.stopped_early = 0.0, False
+        self.prefix_seconds = 0.0
         self._decode, self._notify, self._interrupt, self._began = decode, notify, interrupt, started
         self.optimizer = torch.optim.AdamW(
             model.lora.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
@@ -77,6 +76,12 @@ class Run:
     def rows_per_step(self) -> int:
         """Rows of an optimizer step."""
         return self.config.batch_size * self.config.grad_accum
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether early stopping ends it: so many finished epochs were no better than the best one."""
+        patience = self.config.early_stopping
+        return bool(self.val_rows and patience and len(self.at.history) - self.at.best_epoch >= patience)
 
     @property
     def seconds(self) -> float:
@@ -124,12 +129,10 @@ class Run:
             group = order[at.rows : at.rows + self.rows_per_step]
             tokens = sum(self.examples[row].weight * len(self.model.answer(self.examples[row])) for row in group)
             total = self._optimizer_step(group, tokens)
-            at.rows, at.step, at.loss, at.tokens = (
-                at.rows + len(group),
-                at.step + 1,
-                at.loss + total,
-                at.tokens + tokens,
-            )
+            at.rows += len(group)
+            at.step += 1
+            at.loss += total
+            at.tokens += tokens
             at.steps.append(total / tokens)
             at.seconds += time.perf_counter() - began
             message = f"epoch {at.epoch}/{self.config.epochs}, loss {at.loss / at.tokens:.4f}"
@@ -147,8 +150,6 @@ class Run:
         at.history.append(entry)
         if self._is_best(entry):
             at.best_epoch, at.best, self.best_tensors = at.epoch, self._found(found), self.model.lora.snapshot()
-        patience = self.config.early_stopping
-        self.stopped_early = bool(self.val_rows and patience and at.epoch - at.best_epoch >= patience)
         at.epoch, at.rows, at.loss, at.tokens, at.seconds = at.epoch + 1, 0, 0.0, 0.0, 0.0
         self._save()
 
@@ -279,7 +280,3 @@ class Run:
         torch.set_rng_state(tensors["generator.cpu"])
         if device.type == "cuda" and "generator.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["generator.cuda"], device)
-        patience = self.config.early_stopping
-        self.stopped_early = bool(
-            self.val_rows and patience and self.at.history and len(self.at.history) - self.at.best_epoch >= patience
-        )

@@ -8,7 +8,7 @@ from alorakit.training.answers import Answers
 from alorakit.training.config import TrainConfig
 from alorakit.training.costs import ModelCosts
 from alorakit.training.data import Example
-from alorakit.training.prefix_cache import by_use, chosen
+from alorakit.training.prefix_cache import by_use, chosen, common_start
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Work:
         self.alora = config.adapter == "alora"
         self.distinct = by_use(example.prefix_ids for example in (*training, *validating) if self.alora)
         # What all begin with is computed once.
-        self.header = _common(min(self.distinct), max(self.distinct)) if len(self.distinct) > 1 else 0
+        self.header = len(common_start(min(self.distinct), max(self.distinct))) if len(self.distinct) > 1 else 0
         self.kept = set(chosen(self.distinct, costs.kv_bytes, budget))
         self.kept_bytes = sum(map(len, self.kept)) * costs.kv_bytes
         labels = {example.label: len(example.label_ids) for example in (*training, *validating)}
@@ -139,8 +139,3 @@ class Work:
         trunk, own = self.num_rows(example) - len(example.label_ids), len(example.label_ids)
         answered = self.label_rows if self.answers.kind == "label" else 2 * own
         return self.costs.forward(trunk + answered, self.before(example), answered + 1)
-
-
-def _common(a: tuple[int, ...], b: tuple[int, ...]) -> int:
-    """How many tokens two prefixes begin with together."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

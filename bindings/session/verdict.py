@@ -5,9 +5,7 @@ from dataclasses import dataclass
 
 from alorakit.bindings.session.wording import Mention, Side, mentions
 from alorakit.engine.errors import CheckError
-
-PASS_WORDS = frozenset({"yes", "true", "pass"})
-FAIL_WORDS = frozenset({"no", "false", "fail"})
+from alorakit.engine.manifest import FAIL_WORDS, PASS_WORDS
 
 _REMEDY = (
     "word it as must be 'X' or must not be 'X', train with --pass-label/--fail-label, "
