@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 from pathlib import Path
@@ -12,9 +11,9 @@ from typing import TypeVar
 from alorakit.engine.adapters import AdapterInfo
 from alorakit.engine.admission import Prompt
 from alorakit.engine.engine import Engine
-from alorakit.engine.errors import ClosedError, ConfigError, RequestError
+from alorakit.engine.errors import ConfigError, RequestError
+from alorakit.engine.mixed import Answer, MixedBatch, Request, ScoreRequest
 from alorakit.engine.request import RequestOutput, SamplingParams, ScoreResult, StreamChunk
-from alorakit.engine.scoring import combine
 from alorakit.engine.sequence import Sequence
 from alorakit.engine.stats import EngineStats
 from alorakit.engine.stepper import Stepper
@@ -106,13 +105,15 @@ class AsyncEngine:
         self, prompt: Prompt, candidates: Seq[str], adapter: str | None = None, end: bool = True, priority: int = 0
     ) -> ScoreResult:
         """Score candidates; arguments, result and errors are those of :meth:`Engine.score` and :meth:`generate`."""
-        started = time.perf_counter()
-        groups, sequences = self._open().intake.scores(prompt, candidates, adapter, end, priority)
-        await self._answered(sequences)
-        for sequence in sequences:
-            if sequence.finish_reason == "abort":
-                raise ClosedError("the engine was closed before the candidates were scored")
-        return combine(groups, sequences, started)
+        [answer] = await self.batch([ScoreRequest(prompt, candidates, adapter, end)], priority)
+        assert isinstance(answer, ScoreResult)
+        return answer
+
+    async def batch(self, requests: Seq[Request], priority: int = 0) -> list[Answer]:
+        """Answer requests of both kinds together, queued at once; see :meth:`Engine.batch` and :meth:`generate`."""
+        batch = MixedBatch(self._open().intake, requests, priority)
+        await self._answered(batch.sequences)
+        return batch.answers()
 
     async def add_adapter(
         self, name: str, path: str | Path, replace: bool = False, layout: str | None = None

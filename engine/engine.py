@@ -1,6 +1,5 @@
 """The engine: prompts in, answers out; base, LoRA and aLoRA requests in one batch over one KV cache."""
 
-import time
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Seq
 from pathlib import Path
@@ -13,18 +12,17 @@ from alorakit.engine.attention import KVCache, derive_blocks
 from alorakit.engine.block_tree import BlockTree
 from alorakit.engine.config import EngineConfig
 from alorakit.engine.counters import Counters
-from alorakit.engine.devices import pick_backend
 from alorakit.engine.errors import ClosedError, RequestError, RequestNotFoundError, shown
 from alorakit.engine.intake import Intake
 from alorakit.engine.loading import load_model
 from alorakit.engine.loop import Loop
+from alorakit.engine.mixed import Answer, MixedBatch, Request, ScoreRequest
 from alorakit.engine.model import Decoder
 from alorakit.engine.registry import AdapterRegistry, known_names
 from alorakit.engine.request import RequestOutput, SamplingParams, ScoreResult, StreamChunk
-from alorakit.engine.runner import AnyRunner, Runner
+from alorakit.engine.runner import make_runner
 from alorakit.engine.sampler import Sampler
 from alorakit.engine.scheduler import Scheduler
-from alorakit.engine.scoring import combine
 from alorakit.engine.sequence import Sequence, Status
 from alorakit.engine.stats import EngineStats
 from alorakit.engine.tokenizer import Tokenizer
@@ -55,7 +53,7 @@ class Engine:
         cache = KVCache(model.config, blocks, config.block_size, model.dtype, model.device)
         self._counters = Counters(compile_seconds=0.0 if model.compiled is None else model.compiled.seconds)
         slots = AdapterSlots(model.config, model.device, model.dtype, config.max_adapters)
-        self._runner = _make_runner(model, cache, slots, self._max_model_len, config.cuda_graphs)
+        self._runner = make_runner(model, cache, slots, self._max_model_len, config.cuda_graphs)
         self.scheduler = Scheduler(config, self._tree, slots, self._counters)
         eos = {*model.config.eos_token_ids, tokenizer.eos_token_id}
         eos_ids = frozenset(i for i in eos if i is not None and 0 <= i < model.config.vocab_size)
@@ -250,11 +248,26 @@ class Engine:
         Raises:
             RequestError: No candidates, an empty one with ``end=False``, or one that is too long.
         """
+        [answer] = self.batch([ScoreRequest(prompt, candidates, adapter, end)])
+        assert isinstance(answer, ScoreResult)
+        return answer
+
+    def batch(self, requests: Seq[Request]) -> list[Answer]:
+        """Answer requests of both kinds together: one sequence of steps, and what several share is computed once.
+
+        Args:
+            requests: :class:`GenerateRequest` (n=1) and :class:`ScoreRequest`, each with an adapter of its own.
+
+        Returns:
+            For each, in order, a :class:`RequestOutput` or a :class:`ScoreResult`.
+
+        Raises:
+            RequestError: As :meth:`generate` and :meth:`score`; then nothing is run.
+        """
         self.check_open()
-        started = time.perf_counter()
-        groups, sequences = self.intake.scores(prompt, candidates, adapter, end)
-        self.loop.run(sequences)
-        return combine(groups, sequences, started)
+        batch = MixedBatch(self.intake, requests)
+        self.loop.run(batch.sequences)
+        return batch.answers()
 
     def stats(self) -> EngineStats:
         """Counters since the engine was made, and what its cache holds now."""
@@ -281,14 +294,3 @@ class Engine:
         """ClosedError if :meth:`close` was called."""
         if self._closed:
             raise ClosedError("the engine is closed; make another with Engine.from_pretrained")
-
-
-def _make_runner(
-    model: Decoder, cache: KVCache, slots: AdapterSlots, max_model_len: int, cuda_graphs: bool
-) -> AnyRunner:
-    """The runner of the backend in use."""
-    if pick_backend(model.device) == "torch":
-        return Runner(model, cache, slots)
-    from alorakit.engine.triton_runner import TritonRunner  # imports Triton
-
-    return TritonRunner(model, cache, slots, max_model_len, cuda_graphs)

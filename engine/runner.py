@@ -11,6 +11,7 @@ from alorakit.engine.adapter_slots import AdapterSlots
 from alorakit.engine.attention import CachedAttention, KVCache
 from alorakit.engine.batch import Batch
 from alorakit.engine.captured_step import GraphPool
+from alorakit.engine.devices import pick_backend
 from alorakit.engine.model import Decoder
 from alorakit.engine.numerics import mark_hidden, mark_logits
 from alorakit.engine.schedule import Schedule
@@ -79,3 +80,14 @@ class Runner:
 
     def check(self) -> None:
         """Nothing: :meth:`run` has looked already."""
+
+
+def make_runner(
+    model: Decoder, cache: KVCache, slots: AdapterSlots, max_model_len: int, cuda_graphs: bool
+) -> AnyRunner:
+    """The runner of the backend in use."""
+    if pick_backend(model.device) == "torch":
+        return Runner(model, cache, slots)
+    from alorakit.engine.triton_runner import TritonRunner  # imports Triton
+
+    return TritonRunner(model, cache, slots, max_model_len, cuda_graphs)

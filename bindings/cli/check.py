@@ -11,7 +11,7 @@ from alorakit.bindings.cli.errors import Debug, reported
 from alorakit.bindings.paths import existing
 from alorakit.engine.adapter_config import AdapterConfig
 from alorakit.engine.config import EngineConfig
-from alorakit.engine.errors import AdapterError, CheckError, ModelNotFoundError
+from alorakit.engine.errors import AdapterError, ModelNotFoundError
 
 if TYPE_CHECKING:
     from alorakit.engine.engine import Engine
@@ -103,49 +103,29 @@ def run_check(engine: "Engine", adapter: Path, text: str, requirement: str | Non
         CheckError: The adapter cannot check, or a requirement is given and does not say which labels pass.
         AdapterError: The adapter cannot be loaded.
     """
-    from alorakit.bindings.session.asked import writes
-    from alorakit.bindings.session.blocks import Message
-    from alorakit.bindings.session.checks import deciding, labelled, score_labels
-    from alorakit.bindings.session.texts import write_answer
-    from alorakit.bindings.session.verdict import Demand
+    from alorakit.bindings.checks.question import question
     from alorakit.engine.request import SamplingParams
 
     info = engine.add_adapter(adapter.resolve().name, adapter)
-    manifest = info.manifest if info.manifest is not None and writes(info) else labelled(info)
-    try:
-        passing = deciding(info, requirement)
-    except CheckError:
-        if requirement is not None:
-            raise
-        passing = None  # nobody asked for a verdict: the label is the answer, or the text
-    message = Message("user", text)
-    tokenizer = engine.tokenizer
-    chat = manifest.layout == "chat"
-    context = tokenizer.render([message.as_dict()]) if chat else tokenizer.encode(text, add_special_tokens=False)
+    chat = [{"role": "user", "content": text}]
+    # Where no requirement is given, nobody asked for a verdict: the label is the answer, or the text.
+    asked = question(engine.tokenizer, info, chat, requirement, decide=requirement is not None)
+    manifest, tokenizer = info.manifest, engine.tokenizer
+    as_chat = manifest is None or manifest.layout == "chat"
+    context = tokenizer.render(chat) if as_chat else tokenizer.encode(text, add_special_tokens=False)
     [read] = engine.generate([context], SamplingParams(max_tokens=1))
-    label: str | None
-    if writes(info):
-        output, label = write_answer(engine, info, [message], requirement)
-        probabilities, usage, timing, answer = {}, output.usage, output.timing, output.text
-    else:
-        scores = score_labels(engine, info, [message], requirement)
-        label, answer = max(scores, key=lambda score: score.probability).text, None
-        probabilities = {score.text: score.probability for score in scores}
-        usage, timing = scores.usage, scores.timing
-    if isinstance(passing, Demand):
-        passed: bool | None = label is not None and passing.allows(label)
-    else:
-        passed = None if passing is None else label in passing
+    [answer] = engine.batch([asked.request])
+    verdict = asked.verdict(answer)
     return CheckReport(
-        label=label,
-        probabilities=probabilities,
-        passed=passed,
+        label=verdict.label,
+        probabilities=verdict.probabilities,
+        passed=verdict.passed,
         context_tokens=len(context),
         context_ms=1e3 * read.timing.total_s,
-        prompt_tokens=usage.prompt_tokens,
-        reused_tokens=usage.cached_tokens,
-        check_ms=1e3 * timing.total_s,
-        answer=answer,
+        prompt_tokens=verdict.usage.prompt_tokens,
+        reused_tokens=verdict.usage.cached_tokens,
+        check_ms=1e3 * verdict.timing.total_s,
+        answer=None if verdict.probabilities else verdict.answer,
     )
 
 

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from alorakit.bindings.checks.choose import labelled
+from alorakit.bindings.checks.question import question
+from alorakit.bindings.checks.verdict import passing_labels
 from alorakit.bindings.cli.demo_training import write_file
 from alorakit.bindings.session import ChatContext, EngineBackend, MelleaSession, ModelOption, req
-from alorakit.bindings.session.blocks import Message
-from alorakit.bindings.session.checks import labelled, score_labels
-from alorakit.bindings.session.verdict import passing_labels
 from alorakit.engine.engine import Engine
 from alorakit.engine.errors import TrainingError
 from alorakit.engine.layouts import check_ids
@@ -76,13 +76,13 @@ def measure_accuracy(backend: EngineBackend, adapter: str, rows: Sequence[dict[s
     failure_check = req(REQUIREMENT, adapter=adapter)
     before = after = agree = 0
     for row in rows:
-        message = Message("user", row["item"])
-        chat = [message.as_dict()]
+        chat = [{"role": "user", "content": row["item"]}]
         ids = check_ids(
             engine.tokenizer, manifest.layout, chat, None, info.invocation_tokens or (), manifest.invocation
         )
         guess = max(engine.score(ids, labels), key=lambda score: score.probability).text
-        label = max(score_labels(engine, info, [message], None), key=lambda score: score.probability).text
+        asked = question(engine.tokenizer, info, chat, None, decide=False)
+        label = asked.verdict(*engine.batch([asked.request])).label
         [verdict] = session.validate(failure_check, output=row["item"])
         before += guess == row["label"]
         after += label == row["label"]

@@ -60,7 +60,7 @@ def run(job: Job) -> None:
     """
     files = [_file(path) for path in (job.datafile, *([job.validation] if job.validation else []))]
     # torch comes in from here on, after everything that can be checked without it.
-    from alorakit.bindings.session.verdict import passing_labels
+    from alorakit.bindings.checks.verdict import passing_labels
     from alorakit.engine.pretrained import resolve_model
     from alorakit.engine.tokenizer import Tokenizer
     from alorakit.training import load_examples

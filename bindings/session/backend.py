@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alorakit.bindings.checks.choose import choose_adapter, deciding
+from alorakit.bindings.checks.question import question
 from alorakit.bindings.session.adapter import CustomIntrinsicAdapter
 from alorakit.bindings.session.blocks import Message, ModelOutputThunk
-from alorakit.bindings.session.checks import check_with_adapter, choose_adapter, deciding, judge
 from alorakit.bindings.session.context import Context
+from alorakit.bindings.session.judge import judge
 from alorakit.bindings.session.kinds import demand
 from alorakit.bindings.session.options import Options
 from alorakit.bindings.session.requirement import Requirement, ValidationResult
@@ -129,7 +131,19 @@ class EngineBackend:
         info = self._adapter_for(requirement)
         if info is None:
             return judge(self.engine, messages, requirement.description)
-        return check_with_adapter(self.engine, info, messages, requirement.description)
+        asked = question(
+            self.engine.tokenizer, info, [message.as_dict() for message in messages], requirement.description
+        )
+        [answer] = self.engine.batch([asked.request])
+        found = asked.verdict(answer)
+        return ValidationResult(
+            bool(found.passed),
+            reason=found.reason,
+            score=found.score,
+            label=found.label,
+            probabilities=found.probabilities,
+            usage=found.usage,
+        )
 
     def _adapter_for(self, requirement: Requirement) -> "AdapterInfo | None":
         """The adapter that answers; None: the base model does."""

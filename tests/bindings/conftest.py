@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -10,6 +10,7 @@ from alorakit.bindings.session import ChatContext, EngineBackend, MelleaSession
 from alorakit.engine.adapters import AdapterInfo
 from alorakit.engine.errors import AdapterError
 from alorakit.engine.manifest import Manifest
+from alorakit.engine.mixed import Answer, Request, ScoreRequest
 from alorakit.engine.request import CandidateScore, RequestOutput, SamplingParams, ScoreResult, Timing, Usage
 
 TIMING = Timing(0.0, 0.001, 0.002)
@@ -83,6 +84,16 @@ class FakeEngine:
             for text, weight in zip(candidates, weights, strict=True)
         ]
         return ScoreResult(scores, Usage(len(prompt), len(prompt) - 3, 0), TIMING, None)
+
+    def batch(self, requests: Sequence[Request]) -> list[Answer]:
+        answers: list[Answer] = []
+        for request in requests:
+            prompt = cast(list[int], request.prompt)
+            if isinstance(request, ScoreRequest):
+                answers.append(self.score(prompt, list(request.candidates), request.adapter, request.end))
+            else:
+                answers += self.generate([prompt], request.sampling or SamplingParams(), request.adapter)
+        return answers
 
     def session(self, chat: bool = True, **options: Any) -> MelleaSession:
         """A session on this engine, with default model options."""

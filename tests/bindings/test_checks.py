@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from alorakit.bindings.checks.choose import CAPABILITY, choose_adapter
+from alorakit.bindings.checks.question import question
 from alorakit.bindings.session import (
     CBlock,
     ChatContext,
@@ -15,7 +17,6 @@ from alorakit.bindings.session import (
     req,
     simple_validate,
 )
-from alorakit.bindings.session.checks import CAPABILITY, choose_adapter, score_labels
 from alorakit.engine.errors import AdapterNotFoundError, CheckError, ConfigError, RequestError
 from alorakit.engine.layouts import DEFAULT_INVOCATION
 from alorakit.engine.manifest import Manifest
@@ -216,7 +217,7 @@ def test_an_adapter_trained_with_requirements_needs_one(fake_engine: Any, nothin
     engine = fake_engine()
     engine.register("checker", Manifest(labels=("yes", "no"), invocation="@", requirements=True))
     with pytest.raises(CheckError, match=r"'checker' was trained with requirements; give one"):
-        score_labels(engine, engine.adapters["checker"], [Message("user", "x")], nothing)
+        question(engine.tokenizer, engine.adapters["checker"], [{"role": "user", "content": "x"}], nothing)
     assert engine.scored == []
 
 

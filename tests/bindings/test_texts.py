@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
+from alorakit.bindings.checks.question import MAX_ANSWER_TOKENS, question
 from alorakit.bindings.cli import check as check_module
-from alorakit.bindings.session import Message, req
-from alorakit.bindings.session.checks import score_labels
-from alorakit.bindings.session.texts import MAX_ANSWER_TOKENS, write_answer
+from alorakit.bindings.session import req
 from alorakit.engine.errors import CheckError
 from alorakit.engine.manifest import Manifest
+from alorakit.engine.mixed import GenerateRequest, ScoreRequest
 
 PARTS = Manifest(answer="text", field="part", invocation="@")
 SAID = '{"part": "piston", "sure": 0.5}'
@@ -54,11 +54,11 @@ def test_labels_are_scored_and_texts_are_written(fake_engine: Any) -> None:
     engine = fake_engine([])
     engine.register("parts", PARTS)
     engine.register("labels", Manifest(labels=("a", "b"), invocation="@"))
-    chat = [Message("user", "x")]
-    with pytest.raises(CheckError, match="answers with a text"):
-        score_labels(engine, engine.adapters["parts"], chat, None)
-    with pytest.raises(CheckError, match="score them instead"):
-        write_answer(engine, engine.adapters["labels"], chat, None)
+    chat = [{"role": "user", "content": "x"}]
+    asked = {name: question(engine.tokenizer, info, chat, None, decide=False) for name, info in engine.adapters.items()}
+    assert isinstance(asked["parts"].request, GenerateRequest)
+    assert asked["labels"].request == ScoreRequest(asked["parts"].request.prompt, ["a", "b"], "labels")
+    assert asked["parts"].passing is None and asked["labels"].passing is None
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alorakit.bindings.session.verdict import demanded, passing_labels, quoted_labels
+from alorakit.bindings.checks.verdict import demanded, passing_labels, quoted_labels
 from alorakit.engine.errors import CheckError
 
 LABELS = ("bearing", "piston rings", "no_failure")

@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alorakit.bindings.session.verdict import passing_labels
+from alorakit.bindings.checks.verdict import passing_labels
 from alorakit.engine.errors import CheckError
 from alorakit.engine.manifest import Manifest
 from alorakit.engine.tokenizer import Tokenizer

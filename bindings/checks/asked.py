@@ -1,16 +1,15 @@
 """What an adapter is asked, and how it answers."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from alorakit.bindings.session.blocks import Message
 from alorakit.engine.errors import CheckError
 from alorakit.engine.layouts import check_ids
 from alorakit.engine.manifest import Manifest
 
 if TYPE_CHECKING:
     from alorakit.engine.adapters import AdapterInfo
-    from alorakit.engine.engine import Engine
+    from alorakit.engine.tokenizer import Tokenizer
 
 
 def writes(info: "AdapterInfo") -> bool:
@@ -19,15 +18,19 @@ def writes(info: "AdapterInfo") -> bool:
 
 
 def asked_ids(
-    engine: "Engine", info: "AdapterInfo", manifest: Manifest, messages: Sequence[Message], requirement: str | None
+    tokenizer: "Tokenizer",
+    info: "AdapterInfo",
+    manifest: Manifest,
+    messages: Sequence[Mapping[str, Any]],
+    requirement: str | None,
 ) -> list[int]:
     """What a check prefills, in the layout that the adapter was trained with.
 
     Args:
-        engine: The engine that holds the adapter.
+        tokenizer: The base model's.
         info: The adapter.
         manifest: Its manifest.
-        messages: The chat so far.
+        messages: The chat so far, as ``Tokenizer.render`` takes it.
         requirement: The requirement in words; left out where training rows carried none.
 
     Raises:
@@ -41,8 +44,7 @@ def asked_ids(
     text = manifest.invocation
     if info.invocation_tokens is not None:
         invocation = list(info.invocation_tokens)
-        text = text or engine.tokenizer.decode(invocation, skip_special_tokens=False)
+        text = text or tokenizer.decode(invocation, skip_special_tokens=False)
     else:  # a LoRA has no activation tokens; it was trained with the same words at the same place
-        invocation = engine.tokenizer.encode(text, add_special_tokens=False)
-    chat = [message.as_dict() for message in messages]
-    return check_ids(engine.tokenizer, manifest.layout, chat, asked, invocation, text)
+        invocation = tokenizer.encode(text, add_special_tokens=False)
+    return check_ids(tokenizer, manifest.layout, messages, asked, invocation, text)

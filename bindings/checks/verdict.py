@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from alorakit.bindings.session.wording import Mention, Side, mentions
+from alorakit.bindings.checks.wording import Mention, Side, mentions
 from alorakit.engine.errors import CheckError
 from alorakit.engine.manifest import FAIL_WORDS, PASS_WORDS
 
