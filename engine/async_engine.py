@@ -23,12 +23,13 @@ T = TypeVar("T")
 
 
 class AsyncEngine:
-    """Serves concurrent requests on one :class:`~alorakit.Engine`, which must not be used besides.
+    """Serves concurrent requests on one :class:`~alorakit.Engine`, to be used directly only while none is under way.
 
     Use it as an async context manager, or call :meth:`close`. Cancelling whatever awaits an answer (or leaving an
     ``async for``) gives the request up: its blocks are free before the next step.
 
     Attributes:
+        engine: The engine.
         config, model_config, tokenizer, model_name: The engine's.
     """
 
@@ -44,7 +45,7 @@ class AsyncEngine:
         engine.check_open()
         self.config, self.model_config = engine.config, engine.model_config
         self.tokenizer, self.model_name = engine.tokenizer, engine.model_name
-        self._engine = engine
+        self.engine = engine
         self._loaders: list[threading.Thread] = []
         self._stepper = Stepper(engine.scheduler, engine.loop, engine.config.max_waiting)
 
@@ -129,11 +130,11 @@ class AsyncEngine:
     @property
     def adapters(self) -> Mapping[str, AdapterInfo]:
         """Registered adapters by name: a read-only snapshot."""
-        return self._engine.adapters
+        return self.engine.adapters
 
     def stats(self) -> EngineStats:
         """Counters since the engine was made, and what its cache holds now."""
-        return self._engine.stats()
+        return self.engine.stats()
 
     async def drain(self) -> None:
         """Wait until every request has its answer; those that come meanwhile get an EngineBusyError."""
@@ -145,15 +146,23 @@ class AsyncEngine:
         await self._stepper.stop()
         for thread in self._loaders:
             thread.join()
-        self._engine.close()
+        self.engine.close()
+
+    def detach(self, wait: bool = True) -> None:
+        """End every request and stop the thread, but leave the engine open; may be called from any thread.
+
+        Args:
+            wait: Return when the thread has ended; only then may another AsyncEngine take the engine.
+        """
+        self._stepper.halt(wait)
 
     def check_integrity(self) -> None:
         """As :meth:`Engine.check_integrity`; only while nothing runs (after :meth:`drain`)."""
-        self._engine.check_integrity()
+        self.engine.check_integrity()
 
     def _open(self) -> Engine:
         self._stepper.check_open()
-        return self._engine
+        return self.engine
 
     async def _answered(self, sequences: list[Sequence]) -> None:
         """Run sequences to their end; whatever happens to the caller, none is left behind."""

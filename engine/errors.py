@@ -76,6 +76,14 @@ class ClosedError(AlorakitError, RuntimeError):
     """The engine was closed."""
 
 
+class StreamError(AlorakitError, RuntimeError):
+    """An output's text was asked for where there is none to come."""
+
+
+class ContextTypeError(AlorakitError, TypeError):
+    """A session's context would become one of another kind."""
+
+
 class DataError(AlorakitError, ValueError):
     """A training row cannot be used; the message names the file and the line number."""
 
