@@ -128,6 +128,11 @@ class AsyncEngine:
         self._open().remove_adapter(name)
 
     @property
+    def engine(self) -> Engine:
+        """The engine that is served: for its adapters and statistics, not for requests of its own."""
+        return self._engine
+
+    @property
     def adapters(self) -> Mapping[str, AdapterInfo]:
         """Registered adapters by name: a read-only snapshot."""
         return self.engine.adapters

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
-from jinja2 import TemplateError, TemplateSyntaxError, nodes
+from jinja2 import TemplateError, TemplateSyntaxError, meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -13,6 +13,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from alorakit.engine.errors import TokenizerError
 
 _MAX_CHARS = 8_000_000
+_ALWAYS_GIVEN = frozenset(
+    ["messages", "add_generation_prompt", "tools", "documents"]
+    + [f"{name}_token" for name in ("bos", "eos", "unk", "pad", "sep", "cls", "mask")]
+)
 # A template is somebody else's program: besides jinja2's own errors it can fail as any expression can.
 _FAILURES = (
     TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError, MemoryError
@@ -36,6 +40,7 @@ class ChatTemplate:
     Attributes:
         source: The template's text.
         now: The moment a template sees when it asks for the date; frozen, so that a chat renders alike all session.
+        variables: What it reads besides the messages, tools, documents and special tokens that it always gets.
     """
 
     def __init__(self, source: str, now: datetime, where: str = "chat template") -> None:
@@ -60,6 +65,8 @@ class ChatTemplate:
         environment.globals["strftime_now"] = self._strftime_now
         try:
             self._template = environment.from_string(source)
+            read = meta.find_undeclared_variables(environment.parse(source))
+            self.variables = frozenset(read - environment.globals.keys() - _ALWAYS_GIVEN)
         except TemplateSyntaxError as exc:
             raise TokenizerError(f"{where}: not a valid jinja2 template, line {exc.lineno}: {exc.message}") from exc
         except (SyntaxError, *_FAILURES) as exc:  # jinja2 writes Python, which has limits of its own

@@ -87,6 +87,11 @@ class Tokenizer:
         """Text of the chat template, or None if the model has none."""
         return self._template.source if self._template else None
 
+    @property
+    def template_variables(self) -> frozenset[str]:
+        """Names that the chat template reads and no caller gives it as a matter of course."""
+        return self._template.variables if self._template else frozenset()
+
     def encode(self, text: str, add_special_tokens: bool = True, untrusted: bool = False) -> list[int]:
         """Token ids of ``text``.
 

@@ -26,6 +26,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "scheduler": "linear",
         "warmup_ratio": 0.05,
     },
+    "text": {
+        "learning_rate": 1e-3,
+        "epochs": 6,
+        "batch_size": 8,
+        "grad_accum": 1,
+        "scheduler": "linear",
+        "warmup_ratio": 0.05,
+        "target_modules": ALL_LINEAR,
+    },
     "large": {
         "learning_rate": 1e-4,
         "epochs": 3,
@@ -44,6 +53,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 PRESET_PURPOSES = {
     "small": "models of up to some 1B parameters",
+    "text": "the same, where the answer is a text of its own",
     "large": "models of 3B parameters and more",
     "mellea": "what Mellea's own trainer does",
 }

@@ -13,8 +13,10 @@ def load_base(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
 
 
-def make_adapter(folder: Path, out: Path, rank: int, invocation: list[int] | None, seed: int = 0) -> Path:
-    """A PEFT adapter on q, k, v with small random weights; the speed does not depend on them."""
+def make_adapter(
+    folder: Path, out: Path, rank: int, invocation: list[int] | None, seed: int = 0, std: float = 0.01
+) -> Path:
+    """A PEFT adapter on q, k, v with random weights; ``std`` is that of B, and with 0 the adapter does nothing."""
     config = LoraConfig(
         r=rank,
         lora_alpha=rank,
@@ -27,7 +29,7 @@ def make_adapter(folder: Path, out: Path, rank: int, invocation: list[int] | Non
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.01)
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
     model.save_pretrained(out)
     return out
 

@@ -85,8 +85,8 @@ def settings(ctx: typer.Context, **changes: Any) -> TrainConfig:
     names = {field.name for field in fields(TrainConfig)}
     values = {name: value for name, value in ctx.params.items() if name in names}
     preset = _preset(ctx.params.get("preset"))
-    values |= {name: value for name, value in preset.items() if not given(ctx, name)}
-    return TrainConfig(**{**values, **changes})
+    chosen = {name: value for name, value in preset.items() if not given(ctx, name)}
+    return TrainConfig(**{**values, **changes, **chosen})
 
 
 def parse_bytes(text: str | None) -> int | None:

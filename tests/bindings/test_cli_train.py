@@ -165,7 +165,7 @@ def test_presets_are_explained() -> None:
         assert f"{name}, {purpose}" in shown
     assert "The default is Mellea's; 0.001 suits" in shown
     result = RUN.invoke(m_app(), command(Path("d"), Path("o"), "--preset", "huge"))
-    assert (result.exit_code, "preset='huge' is not one of small, large, mellea" in result.stderr) == (2, True)
+    assert (result.exit_code, "preset='huge' is not one of small, text, large, mellea" in result.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,162 @@
+"""Answers to what Mellea asks: chats, checks, adapter functions and plain texts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mellea.backends import ModelOption
+from mellea.backends.adapters import AdapterType
+from mellea.backends.tools import (
+    add_tools_from_context_actions,
+    add_tools_from_model_options,
+    convert_tools_to_json,
+)
+from mellea.stdlib.requirements import ALoraRequirement
+
+from alorakit.bindings.checks.question import Question, question
+from alorakit.bindings.mellea.adapters import Adapters
+from alorakit.bindings.mellea.chats import GeneratedTexts, as_messages, conversation, linear
+from alorakit.bindings.mellea.checks import as_trained, asked_as_trained, judged, said, system_prompt_of
+from alorakit.bindings.mellea.intrinsics import Chat, IntrinsicCall
+from alorakit.bindings.mellea.options import THINKING_VARIABLES, CallOptions
+from alorakit.bindings.mellea.thunks import Answered, Call, computed, start, written
+from alorakit.engine.async_engine import AsyncEngine
+from alorakit.engine.errors import ConfigError, RequestError
+from alorakit.engine.mixed import GenerateRequest
+from alorakit.engine.request import RequestOutput
+
+
+class Answers:
+    """Turns actions into requests, and the engine's answers into thunks. A thunk is returned at once, and filled later.
+
+    Attributes:
+        texts: The ids of what was generated.
+    """
+
+    def __init__(self, serving: AsyncEngine, adapters: Adapters, formatter: Any, model: str) -> None:
+        """Answers of ``serving``, whose model is called ``model``."""
+        self._serving, self._adapters, self._formatter, self._model = serving, adapters, formatter, model
+        self._tokenizer = serving.tokenizer
+        self.texts = GeneratedTexts()
+
+    def chat(self, action: Any, ctx: Any, format: Any, options: CallOptions, tool_calls: bool) -> tuple[Any, Any]:
+        """The base model's answer to a chat."""
+        view = linear(ctx)
+        messages = conversation(action, ctx, self._formatter, options.system_prompt)
+        tools = self._tools(action, ctx, options, tool_calls and format is None)
+        ids = self._tokenizer.render(
+            self.texts.restore(messages),
+            add_generation_prompt=True,
+            **{"tools": convert_tools_to_json(tools) or None, **options.template},
+        )
+        fixed = {} if format is None else {"structured": format.model_json_schema()}
+        params = options.params(**fixed)
+        call = Call(
+            action=action,
+            view=view,
+            prompt=messages,
+            options=options,
+            model=self._model,
+            format=format,
+            tools=tools,
+            wants_tools=tool_calls,
+            thinks=self._thinks(options),
+            finished=self._remember,
+        )
+        if options.stream:
+            response: Any = self._serving.stream(ids, params)
+        else:
+            response = self._written(GenerateRequest(ids, params))
+        thunk = start(call, response)
+        return thunk, ctx.add(action).add(thunk)
+
+    def check(self, requirement: Any, ctx: Any, key: str, options: CallOptions) -> tuple[Any, Any]:
+        """A requirement's verdict, by an adapter in the layout it was trained with, else as its ``io.yaml`` says.
+
+        Raises:
+            AlorakitError: There is nothing to judge, or no way to tell which answers pass.
+        """
+        info, spans = self._adapters.info(key), judged(ctx)
+        if not asked_as_trained(info):
+            name = self._adapters.entries[key].name
+            action = requirement
+            if not isinstance(requirement, ALoraRequirement):
+                action = ALoraRequirement(requirement.description, name, adapter_types=(AdapterType(info.kind),))
+            return self.function(action, ctx, spans, key, options, tool_calls=False)
+        messages = as_messages(as_trained(spans), self._formatter, options.system_prompt or system_prompt_of(ctx))
+        asked = question(self._tokenizer, info, self.texts.restore(messages), requirement.description)
+        thunk = start(Call(requirement, spans, messages, options, self._model), self._verdict(requirement, asked))
+        return thunk, ctx.add(requirement).add(thunk)
+
+    def function(
+        self, action: Any, ctx: Any, spans: list[Any], key: str, options: CallOptions, tool_calls: bool
+    ) -> tuple[Any, Any]:
+        """An adapter function over ``spans``, asked and read as its ``io.yaml`` says.
+
+        Raises:
+            AlorakitError: The chat cannot be rewritten, or the adapter has no ``io.yaml``.
+            RequestError: The answer is to be streamed.
+        """
+        if options.stream:
+            raise RequestError(
+                "an adapter function's answer is read as a whole and cannot be streamed; drop ModelOption.STREAM"
+            )
+        tools = self._tools(None, ctx, options, tool_calls)
+        chat = Chat(spans, self._formatter, self._tokenizer, self.texts, tools)
+        asked = IntrinsicCall(self._adapters.entries[key], action.intrinsic_kwargs, chat, options)
+        call = Call(action, spans, asked.messages, options, self._model, tools=tools, wants_tools=tool_calls)
+        thunk = start(call, self._function(asked))
+        return thunk, ctx.add(action).add(thunk)
+
+    async def raw(self, actions: Sequence[Any], format: Any, options: CallOptions) -> list[Any]:
+        """Computed thunks for texts without a chat template, all in one batch.
+
+        Raises:
+            AlorakitError: A text or an option cannot be used; nothing is run then.
+        """
+        params = options.params(**({} if format is None else {"structured": format.model_json_schema()}))
+        prompts = [self._formatter.print(action) for action in actions]
+        outputs = await self._serving.batch([GenerateRequest(prompt, params) for prompt in prompts])
+        thunks = []
+        for action, prompt, output in zip(actions, prompts, outputs, strict=True):
+            assert isinstance(output, RequestOutput)
+            call = Call(action, None, prompt, options, self._model, format, finished=self._remember)
+            thunks.append(computed(call, written(output)))
+        return thunks
+
+    async def _written(self, request: GenerateRequest) -> Answered:
+        [output] = await self._serving.batch([request])
+        assert isinstance(output, RequestOutput)
+        return written(output)
+
+    async def _verdict(self, requirement: Any, asked: Question) -> Answered:
+        [answer] = await self._serving.batch([asked.request])
+        return said(requirement, asked.verdict(answer), answer)
+
+    async def _function(self, asked: IntrinsicCall) -> Answered:
+        [output] = await self._serving.batch([asked.request])
+        assert isinstance(output, RequestOutput)
+        return asked.result(output)
+
+    def _remember(self, output: Any) -> None:
+        if isinstance(output, RequestOutput):
+            self.texts.add(output.text, output.token_ids)
+
+    def _thinks(self, options: CallOptions) -> bool:
+        variables = self._tokenizer.template_variables
+        return options.merged.get(ModelOption.THINKING) is not False and not variables.isdisjoint(THINKING_VARIABLES)
+
+    def _tools(self, action: Any, ctx: Any, options: CallOptions, wanted: bool) -> dict[str, Any]:
+        """The tools that the model is shown; the action's own replace others of the same name."""
+        tools: dict[str, Any] = {}
+        if not wanted or options.tool_choice == "none":
+            return tools
+        add_tools_from_model_options(tools, options.merged)
+        add_tools_from_context_actions(tools, ctx.actions_for_available_tools())
+        if action is not None:
+            add_tools_from_context_actions(tools, [action])
+        chosen = options.tool_choice
+        if chosen in (None, "auto"):
+            return tools
+        if chosen not in tools:
+            raise ConfigError(f"tool_choice={chosen!r} is none of the tools {sorted(tools)}; name one, or use 'auto'")
+        return {chosen: tools[chosen]}

@@ -1,0 +1,99 @@
+"""Mellea's contexts as the engine takes them: messages, and for those it generated itself, their ids."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+from mellea.backends.utils import to_chat
+from mellea.core import Context
+from mellea.core.base import get_audio_from_component, get_images_from_component
+from mellea.stdlib.context import ChatContext
+
+from alorakit.engine.errors import RequestError
+
+Message = dict[str, Any]
+# Texts that are remembered, and their tokens in all: some 30 MB.
+MAX_TEXTS = 4096
+MAX_TOKENS = 1 << 20
+
+
+class GeneratedTexts:
+    """The ids of texts that this engine wrote, the latest of each.
+
+    Mellea keeps a chat as text. Tokenizing a generated text again may give other ids than it was generated as, and then
+    nothing after them is found in the cache. A message with such a text gets its own ids back.
+    """
+
+    def __init__(self, max_texts: int = MAX_TEXTS, max_tokens: int = MAX_TOKENS) -> None:
+        """Remember so many texts, of so many tokens together; the longest unused go first."""
+        self._ids: OrderedDict[str, tuple[int, ...]] = OrderedDict()
+        self._max_texts, self._max_tokens, self._num_tokens = max_texts, max_tokens, 0
+
+    def add(self, text: str, token_ids: Sequence[int]) -> None:
+        """Remember what a text was generated as."""
+        self._num_tokens -= len(self._ids.pop(text, ()))
+        self._ids[text] = tuple(token_ids)
+        self._num_tokens += len(token_ids)
+        while len(self._ids) > self._max_texts or self._num_tokens > self._max_tokens:
+            self._num_tokens -= len(self._ids.popitem(last=False)[1])
+
+    def restore(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages, those of the assistant that are remembered with their ``token_ids``."""
+        return [self._with_ids(message) for message in messages]
+
+    def _with_ids(self, message: Message) -> Message:
+        content = message.get("content")
+        if message.get("role") != "assistant" or not isinstance(content, str) or content not in self._ids:
+            return message
+        self._ids.move_to_end(content)
+        return {**message, "token_ids": list(self._ids[content])}
+
+
+def refuse_media(spans: Sequence[Any]) -> None:
+    """See that nothing carries an image or a sound.
+
+    Raises:
+        RequestError: Something does; the engine reads text only.
+    """
+    for span in spans:
+        for kind, found in (("images", get_images_from_component(span)), ("audio", get_audio_from_component(span))):
+            if found is not None:
+                raise RequestError(f"{type(span).__name__} carries {kind}, and this engine reads text only; drop them")
+
+
+def linear(context: Context) -> list[Any]:
+    """What a context shows the model.
+
+    Raises:
+        RequestError: It is no chat context, or its history is not linear.
+    """
+    view = context.view_for_generation() if context.is_chat_context else None
+    if view is None:
+        raise RequestError(
+            f"a {type(context).__name__} is no linear chat, and this backend renders chats; use ChatContext or "
+            "SimpleContext"
+        )
+    return list(view)
+
+
+def conversation(action: Any, context: Context, formatter: Any, system_prompt: str | None) -> list[Message]:
+    """The chat that ``action`` asks to go on with, as Mellea's own backends render it.
+
+    Raises:
+        RequestError: The context is no linear chat, or something in it is not text.
+    """
+    refuse_media([*linear(context), action])
+    return [dict(message) for message in to_chat(action, context, formatter, system_prompt)]
+
+
+def as_messages(spans: Sequence[Any], formatter: Any, system_prompt: str | None) -> list[Message]:
+    """Parts of a chat as messages, as :func:`conversation` has them.
+
+    Raises:
+        RequestError: Something is not text.
+    """
+    *before, last = spans
+    context = ChatContext()
+    for span in before:
+        context = context.add(span)
+    return conversation(last, context, formatter, system_prompt)
