@@ -13,7 +13,7 @@ from alorakit.engine.admission import Prompt
 from alorakit.engine.engine import Engine
 from alorakit.engine.errors import ConfigError, RequestError
 from alorakit.engine.mixed import Answer, MixedBatch, Request, ScoreRequest
-from alorakit.engine.request import RequestOutput, SamplingParams, ScoreResult, StreamChunk
+from alorakit.engine.request import RequestOutput, SamplingParams, ScoreResult, StreamChunk, Usage
 from alorakit.engine.sequence import Sequence
 from alorakit.engine.stats import EngineStats
 from alorakit.engine.stepper import Stepper
@@ -128,11 +128,6 @@ class AsyncEngine:
         self._open().remove_adapter(name)
 
     @property
-    def engine(self) -> Engine:
-        """The engine that is served: for its adapters and statistics, not for requests of its own."""
-        return self._engine
-
-    @property
     def adapters(self) -> Mapping[str, AdapterInfo]:
         """Registered adapters by name: a read-only snapshot."""
         return self.engine.adapters
@@ -240,6 +235,11 @@ class AsyncStream:
         if self._ended and self._sequence.error is not None:
             raise self._sequence.error
         return chunk
+
+    @property
+    def usage(self) -> Usage:
+        """Token counts of the request so far."""
+        return self._sequence.usage
 
     async def aclose(self) -> None:
         """Give the request up, if it has not ended."""

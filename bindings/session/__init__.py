@@ -19,7 +19,8 @@ from alorakit.bindings.session.requirement import (
     reqify,
     simple_validate,
 )
-from alorakit.bindings.session.sampling import BaseSamplingStrategy, SamplingResult, SamplingStrategy
+from alorakit.bindings.session.results import SamplingResult
+from alorakit.bindings.session.sampling import BaseSamplingStrategy, SamplingStrategy
 from alorakit.bindings.session.session import MelleaSession
 from alorakit.bindings.session.start import start_session
 from alorakit.bindings.session.strategies import (

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Literal, cast, overload
 
+from alorakit.bindings.checks.watch import Every
 from alorakit.bindings.session.blocks import CBlock, Document, Message, Span
 from alorakit.bindings.session.component import Component
 from alorakit.bindings.session.instruction import Instruction, Query
@@ -10,7 +11,8 @@ from alorakit.bindings.session.kinds import demand, demand_text, listed, refuse
 from alorakit.bindings.session.life import SessionLife
 from alorakit.bindings.session.prompt import fill
 from alorakit.bindings.session.requirement import Requirement, reqify
-from alorakit.bindings.session.sampling import SamplingResult, SamplingStrategy, finished
+from alorakit.bindings.session.results import SamplingResult
+from alorakit.bindings.session.sampling import BaseSamplingStrategy, SamplingStrategy, finished
 from alorakit.bindings.session.strategies import RejectionSamplingStrategy
 from alorakit.bindings.session.target import Text, target
 from alorakit.bindings.session.thunk import ModelOutputThunk
@@ -92,6 +94,7 @@ class AsyncSession(SessionLife):
         output_prefix: str | CBlock | None = None, strategy: SamplingStrategy | None = ...,
         return_sampling_results: Literal[False] = False, format: type[Any] | None = None,
         model_options: Options | None = None, tool_calls: bool = False, await_result: bool = False,
+        check_every: Every | None = None,
     ) -> Thunk: ...  # fmt: skip
 
     @overload
@@ -102,6 +105,7 @@ class AsyncSession(SessionLife):
         output_prefix: str | CBlock | None = None, strategy: SamplingStrategy | None = ...,
         return_sampling_results: Literal[True], format: type[Any] | None = None,
         model_options: Options | None = None, tool_calls: bool = False, await_result: bool = False,
+        check_every: Every | None = None,
     ) -> SamplingResult: ...  # fmt: skip
 
     async def ainstruct(
@@ -122,8 +126,12 @@ class AsyncSession(SessionLife):
         model_options: Options | None = None,
         tool_calls: bool = False,
         await_result: bool = False,
+        check_every: Every | None = None,
     ) -> Thunk | SamplingResult:
         """As :meth:`MelleaSession.instruct`."""
+        if check_every is not None:
+            demand("a strategy for check_every", strategy, BaseSamplingStrategy, ConfigError)
+            strategy = cast(BaseSamplingStrategy, strategy).watching(check_every)
         demand_text("the description", description)
         action = Instruction(
             description,

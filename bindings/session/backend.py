@@ -6,6 +6,7 @@ import os
 import warnings
 import weakref
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +22,14 @@ from alorakit.bindings.session.requirement import Requirement, default_output_to
 from alorakit.bindings.session.serving import give_back, lease
 from alorakit.bindings.session.thunk import ModelOutputThunk
 from alorakit.bindings.session.validation import ValidationResult
+from alorakit.bindings.session.watching import Watch
+from alorakit.bindings.session.writing import write
 from alorakit.engine.errors import AdapterError, CheckError, ClosedError, ConfigError
 
 if TYPE_CHECKING:
     from alorakit.engine.adapters import AdapterInfo
     from alorakit.engine.async_engine import AsyncEngine
     from alorakit.engine.engine import Engine
-    from alorakit.engine.request import RequestOutput, SamplingParams
 
 
 class EngineBackend:
@@ -106,6 +108,7 @@ class EngineBackend:
         model_options: Mapping[str, Any] | None = None,
         tool_calls: bool = False,
         attempt: int = 0,
+        watch: Watch | None = None,
     ) -> tuple[ModelOutputThunk[Any], Context]:
         """Have the base model answer; it writes in the background from here on.
 
@@ -116,6 +119,7 @@ class EngineBackend:
             model_options: Options for this call, over the backend's.
             tool_calls: False; this backend calls no tools.
             attempt: Number of the attempt, from 0; see :meth:`Options.params`.
+            watch: Checks that stop it while it is written, or None.
 
         Returns:
             The output, which is not computed yet, and the context grown by action and output.
@@ -131,7 +135,8 @@ class EngineBackend:
         await computed([*ctx.view_for_generation(), action])
         prompt = (*self.chat(ctx, options), as_message(action))
         ids = self.render(prompt, options)
-        flight = Flight(lambda flight: _write(running, ids, params, options, flight))
+        watched = None if watch is None else watch.over(prompt)
+        flight = Flight(partial(write, running, ids, params, options, watched))
         thunk: ModelOutputThunk[Any] = ModelOutputThunk.under_way(flight, action, prompt)
         return thunk, ctx.add(action).add(thunk)
 
@@ -221,32 +226,6 @@ class EngineBackend:
     async def aclose(self) -> None:
         """As :meth:`close`, for callers in an event loop."""
         await asyncio.to_thread(self.close)
-
-
-async def _write(
-    running: "AsyncEngine", ids: list[int], params: "SamplingParams", options: Options, flight: Flight
-) -> "RequestOutput":
-    """Generate one answer, piece by piece where that is asked for."""
-    from alorakit.engine.mixed import GenerateRequest
-
-    output: RequestOutput | None = None
-    if options.stream:
-        stream = running.stream(ids, params)
-        try:
-            while output is None:
-                async with asyncio.timeout(options.stream_timeout):
-                    chunk = await anext(stream)
-                flight.push(chunk)
-                output = chunk.output
-        finally:
-            await stream.aclose()
-    else:
-        [answer] = await running.batch([GenerateRequest(ids, params)])
-        assert not isinstance(answer, list)
-        output = answer
-    if output.finish_reason == "abort":
-        raise ClosedError("the backend was closed while it answered; make another EngineBackend and ask again")
-    return output
 
 
 def _load(model_id: str, config: dict[str, Any]) -> "Engine":

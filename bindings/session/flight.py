@@ -11,6 +11,7 @@ from alorakit.bindings.session.background import GENERATION
 from alorakit.engine.errors import ClosedError
 
 if TYPE_CHECKING:
+    from alorakit.bindings.checks.watch import PartialCheck
     from alorakit.engine.request import RequestOutput, StreamChunk
 
 Work = Callable[["Flight"], Coroutine[Any, Any, "RequestOutput"]]
@@ -26,6 +27,8 @@ class Flight:
         output: The engine's output; None while it is under way, and if it was cancelled or failed.
         error: Why it failed, or None.
         cancelled: Whether :meth:`cancel` ended it.
+        checks: Checks made of it while it was written.
+        latest: Those of the longest beginning.
     """
 
     def __init__(self, work: Work) -> None:
@@ -34,6 +37,7 @@ class Flight:
         self.ended = self.cancelled = False
         self.output: RequestOutput | None = None
         self.error: BaseException | None = None
+        self.checks, self.latest = list["PartialCheck"](), list["PartialCheck"]()
         self._lock = threading.Lock()
         self._waiters: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[RequestOutput] | None = None

@@ -1,77 +1,24 @@
 """Generate, check, and try again."""
 
 import asyncio
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType
-from typing import Any
+from typing import Any, Self
 
+from alorakit.bindings.checks.watch import Every, checked_every
 from alorakit.bindings.session.backend import EngineBackend
-from alorakit.bindings.session.blocks import CBlock, Span
+from alorakit.bindings.session.blocks import Span
 from alorakit.bindings.session.component import Component
 from alorakit.bindings.session.context import Context
 from alorakit.bindings.session.kinds import demand, listed
 from alorakit.bindings.session.requirement import Requirement
+from alorakit.bindings.session.results import SamplingResult, Verdicts
 from alorakit.bindings.session.thunk import ModelOutputThunk
-from alorakit.bindings.session.validation import ValidationResult
+from alorakit.bindings.session.watching import STOPPED, Watch
 from alorakit.engine.errors import ConfigError
-
-Verdicts = list[tuple[Requirement, ValidationResult]]
-
-
-class SamplingResult(CBlock):
-    """Every attempt at an action, and the one chosen; its text is the chosen one's.
-
-    Attributes:
-        result_index: Index of the chosen attempt: the first that meets every requirement, else what the strategy says.
-        success: Whether the chosen attempt meets every requirement.
-        sample_generations: Output of each attempt.
-        sample_validations: For each attempt, its requirements and their verdicts.
-        sample_actions: What each attempt answered.
-        sample_contexts: For each attempt, the context that ends with it.
-
-    Raises:
-        ConfigError: There is no attempt of that index.
-    """
-
-    def __init__(
-        self,
-        result_index: int,
-        success: bool,
-        *,
-        sample_generations: list[ModelOutputThunk[Any]] | None = None,
-        sample_validations: list[Verdicts] | None = None,
-        sample_actions: Sequence[Span] | None = None,
-        sample_contexts: list[Context] | None = None,
-    ) -> None:
-        generations = sample_generations or []
-        if not -len(generations) <= result_index < len(generations):
-            raise ConfigError(f"result_index={result_index} is out of range: there are {len(generations)} attempts")
-        super().__init__(generations[result_index].value)
-        self.result_index, self.success = result_index, success
-        self.sample_generations, self.sample_validations = generations, sample_validations or []
-        self.sample_actions, self.sample_contexts = list(sample_actions or []), sample_contexts or []
-
-    @property
-    def result(self) -> ModelOutputThunk[Any]:
-        """Output of the chosen attempt."""
-        return self.sample_generations[self.result_index]
-
-    @property
-    def result_ctx(self) -> Context:
-        """The context that ends with the chosen attempt."""
-        return self.sample_contexts[self.result_index]
-
-    @property
-    def result_action(self) -> Span:
-        """What the chosen attempt answered."""
-        return self.sample_actions[self.result_index]
-
-    @property
-    def result_validations(self) -> Verdicts:
-        """The chosen attempt's requirements and verdicts."""
-        return self.sample_validations[self.result_index]
 
 
 class SamplingStrategy(ABC):
@@ -119,6 +66,7 @@ class Call:
     format: type[Any] | None
     model_options: Mapping[str, Any] | None
     tool_calls: bool
+    watch: Watch | None
 
 
 class BaseSamplingStrategy(SamplingStrategy):
@@ -132,13 +80,20 @@ class BaseSamplingStrategy(SamplingStrategy):
         loop_budget: How many attempts at most, one after the other.
         concurrency_budget: How many such rows of attempts side by side, in shared batches; the first success ends all.
         requirements: Checked instead of those of the call.
+        check_every: Check an attempt while it is written, at the end of each ``"sentence"`` or after each so many
+            tokens, by the requirements that adapters decide; the first failure ends the attempt. None: only the whole.
 
     Raises:
-        ConfigError: A budget is no integer, or below 1.
+        ConfigError: A budget is no integer, or below 1; or ``check_every`` is something else.
     """
 
     def __init__(
-        self, *, loop_budget: int = 1, concurrency_budget: int = 1, requirements: list[Requirement] | None = None
+        self,
+        *,
+        loop_budget: int = 1,
+        concurrency_budget: int = 1,
+        requirements: list[Requirement] | None = None,
+        check_every: Every | None = None,
     ) -> None:
         for name, budget in (("loop_budget", loop_budget), ("concurrency_budget", concurrency_budget)):
             demand(name, budget, int, ConfigError)
@@ -146,6 +101,13 @@ class BaseSamplingStrategy(SamplingStrategy):
                 raise ConfigError(f"{name}={budget} is below 1; allow at least one attempt")
         demand("requirements", requirements, (list, tuple, NoneType), ConfigError)
         self.loop_budget, self.concurrency_budget, self.requirements = loop_budget, concurrency_budget, requirements
+        self.check_every = checked_every(check_every)
+
+    def watching(self, check_every: Every) -> Self:
+        """The same strategy with another ``check_every``."""
+        strategy = copy.copy(self)
+        strategy.check_every = checked_every(check_every)
+        return strategy
 
     @staticmethod
     @abstractmethod
@@ -215,7 +177,8 @@ class BaseSamplingStrategy(SamplingStrategy):
         wanted = list({id(requirement): requirement for requirement in wanted}.values())
         for requirement in wanted:
             backend.ensure_checkable(requirement)
-        call = Call(action, backend, wanted, validation_ctx, format, model_options, tool_calls)
+        watch = None if self.check_every is None else Watch.of(backend, wanted, self.check_every)
+        call = Call(action, backend, wanted, validation_ctx, format, model_options, tool_calls, watch)
         made: list[Attempt] = []
         pending = {asyncio.create_task(self._row(call, context, made, row)) for row in range(self.concurrency_budget)}
         errors: list[BaseException] = []
@@ -264,10 +227,13 @@ class BaseSamplingStrategy(SamplingStrategy):
             model_options=call.model_options,
             tool_calls=call.tool_calls,
             attempt=number,
+            watch=call.watch,
         )
         await finished(output)
         # What it means is what it means to whoever asked first, even if the attempt answers a message about repairs.
         output.parsed_repr = call.action.parse(output) if isinstance(call.action, Component) else output.value
+        if call.watch is not None and output.finish_reason == STOPPED:
+            return Attempt(action, output, grown, call.watch.verdicts(output.latest_checks))
         checked, messages = grown, None
         if call.validation_ctx is not None:
             checked = call.validation_ctx.add(output)

@@ -3,11 +3,13 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, cast, overload
 
+from alorakit.bindings.checks.watch import Every
 from alorakit.bindings.session.async_session import TWO_TRIES, AsyncSession, Options, Reqs, Thunk, Verb
 from alorakit.bindings.session.background import run
 from alorakit.bindings.session.blocks import CBlock, Document, Message, Span
 from alorakit.bindings.session.requirement import Requirement
-from alorakit.bindings.session.sampling import SamplingResult, SamplingStrategy
+from alorakit.bindings.session.results import SamplingResult
+from alorakit.bindings.session.sampling import SamplingStrategy
 from alorakit.bindings.session.target import Text
 from alorakit.bindings.session.validation import ValidationResult
 
@@ -96,6 +98,7 @@ class MelleaSession(AsyncSession):
         output_prefix: str | CBlock | None = None, strategy: SamplingStrategy | None = ...,
         return_sampling_results: Literal[False] = False, format: type[Any] | None = None,
         model_options: Options | None = None, tool_calls: bool = False,
+        check_every: Every | None = None,
     ) -> Thunk: ...  # fmt: skip
 
     @overload
@@ -106,6 +109,7 @@ class MelleaSession(AsyncSession):
         output_prefix: str | CBlock | None = None, strategy: SamplingStrategy | None = ...,
         return_sampling_results: Literal[True], format: type[Any] | None = None,
         model_options: Options | None = None, tool_calls: bool = False,
+        check_every: Every | None = None,
     ) -> SamplingResult: ...  # fmt: skip
 
     def instruct(
@@ -125,6 +129,7 @@ class MelleaSession(AsyncSession):
         format: type[Any] | None = None,
         model_options: Options | None = None,
         tool_calls: bool = False,
+        check_every: Every | None = None,
     ) -> Thunk | SamplingResult:
         """Give an instruction, check the answer, and try again if it fails. Both join the context.
 
@@ -143,6 +148,9 @@ class MelleaSession(AsyncSession):
             format: As for :meth:`act`.
             model_options: As for :meth:`act`.
             tool_calls: As for :meth:`act`.
+            check_every: Check the answer while it is written, at the end of each ``"sentence"`` or after each so many
+                tokens, by the requirements that adapters decide; the first failure ends the attempt. ``checks`` of the
+                result tells where each ran, what it said and what it cost. None: the whole answer only.
 
         Returns:
             As :meth:`act`.
@@ -169,6 +177,7 @@ class MelleaSession(AsyncSession):
                 model_options=model_options,
                 tool_calls=tool_calls,
                 await_result=True,
+                check_every=check_every,
             )
         )
 

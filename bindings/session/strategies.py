@@ -7,7 +7,8 @@ from alorakit.bindings.session.blocks import Message, Span
 from alorakit.bindings.session.context import ChatContext, Context
 from alorakit.bindings.session.instruction import Instruction
 from alorakit.bindings.session.prompt import repair_message, repair_note
-from alorakit.bindings.session.sampling import BaseSamplingStrategy, Verdicts
+from alorakit.bindings.session.results import Verdicts
+from alorakit.bindings.session.sampling import BaseSamplingStrategy
 from alorakit.bindings.session.thunk import ModelOutputThunk
 from alorakit.engine.errors import ConfigError
 

@@ -8,6 +8,7 @@ from alorakit.bindings.session.kinds import demand, refuse
 from alorakit.engine.errors import StreamError
 
 if TYPE_CHECKING:
+    from alorakit.bindings.checks.watch import PartialCheck
     from alorakit.bindings.session.blocks import Message
     from alorakit.bindings.session.flight import Flight
     from alorakit.engine.request import Timing, Usage
@@ -29,7 +30,7 @@ class ModelOutputThunk(Generic[S]):
         token_ids: The generated ids, stop token included.
         prompt: The messages it answers.
         usage: Token counts of the request.
-        finish_reason: Why generation ended: ``"stop"`` or ``"length"``.
+        finish_reason: Why generation ended: ``"stop"``, ``"length"``, or ``"check"`` (see ``check_every``).
         timing: Seconds of the request.
 
     Raises:
@@ -84,6 +85,16 @@ class ModelOutputThunk(Generic[S]):
     def error(self) -> BaseException | None:
         """Why generation failed; None if it did not, or not yet."""
         return self._flight.error if self._flight is not None else None
+
+    @property
+    def checks(self) -> "list[PartialCheck]":
+        """Checks made of it while it was written (``check_every``), in order."""
+        return [] if self._flight is None else list(self._flight.checks)
+
+    @property
+    def latest_checks(self) -> "list[PartialCheck]":
+        """Those of :attr:`checks` that judged its longest beginning."""
+        return [] if self._flight is None else list(self._flight.latest)
 
     def is_computed(self) -> bool:
         """Whether the whole text is there and has been read."""
