@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from alorakit.bindings.checks.choose import choose_adapter, deciding
 from alorakit.bindings.session.adapter import CustomIntrinsicAdapter
+from alorakit.bindings.session.background import GENERATION
 from alorakit.bindings.session.blocks import Message, Span, as_message, computed
 from alorakit.bindings.session.checking import check_all
 from alorakit.bindings.session.context import Context
@@ -18,7 +19,7 @@ from alorakit.bindings.session.flight import Flight
 from alorakit.bindings.session.kinds import demand, refuse
 from alorakit.bindings.session.options import Options
 from alorakit.bindings.session.requirement import Requirement, default_output_to_bool
-from alorakit.bindings.session.serving import give_back, lease
+from alorakit.bindings.session.serving import give_back, give_back_soon, lease
 from alorakit.bindings.session.thunk import ModelOutputThunk
 from alorakit.bindings.session.validation import ValidationResult
 from alorakit.engine.errors import AdapterError, CheckError, ClosedError, ConfigError
@@ -73,7 +74,7 @@ class EngineBackend:
         self._running: Any = engine if inspect.iscoroutinefunction(getattr(engine, "batch", None)) else None
         given: Any = engine if self._running is None else self._running.engine
         self.engine: Engine = given if given is not None else _load(str(model_id), config)
-        weakref.finalize(self, give_back, self.engine, id(self))
+        weakref.finalize(self, give_back_soon, GENERATION.loop, self.engine, id(self))
 
     def add_adapter(self, adapter: CustomIntrinsicAdapter, *, replace: bool = False) -> None:
         """Load an adapter. Warns if it names another base model; another shape raises.
@@ -131,7 +132,7 @@ class EngineBackend:
         await computed([*ctx.view_for_generation(), action])
         prompt = (*self.chat(ctx, options), as_message(action))
         ids = self.render(prompt, options)
-        flight = Flight(lambda flight: _write(running, ids, params, options, flight))
+        flight = Flight(lambda flight: self._write(running, ids, params, options, flight))
         thunk: ModelOutputThunk[Any] = ModelOutputThunk.under_way(flight, action, prompt)
         return thunk, ctx.add(action).add(thunk)
 
@@ -210,6 +211,31 @@ class EngineBackend:
             self._running, self._pid = lease(self.engine, id(self)), os.getpid()
         return self._running  # type: ignore[no-any-return]
 
+    async def _write(
+        self, running: "AsyncEngine", ids: list[int], params: "SamplingParams", options: Options, flight: Flight
+    ) -> "RequestOutput":
+        """Generate one answer, piece by piece where that is asked for; the backend lives as long as that takes."""
+        from alorakit.engine.mixed import GenerateRequest
+
+        output: RequestOutput | None = None
+        if options.stream:
+            stream = running.stream(ids, params)
+            try:
+                while output is None:
+                    async with asyncio.timeout(options.stream_timeout):
+                        chunk = await anext(stream)
+                    flight.push(chunk)
+                    output = chunk.output
+            finally:
+                await stream.aclose()
+        else:
+            [answer] = await running.batch([GenerateRequest(ids, params)])
+            assert not isinstance(answer, list)
+            output = answer
+        if output.finish_reason == "abort":
+            raise ClosedError("the backend was closed while it answered; make another EngineBackend and ask again")
+        return output
+
     def close(self) -> None:
         """End what is under way and stop stepping; the engine is freed if this backend built it. May be repeated."""
         self._closed = True
@@ -221,32 +247,6 @@ class EngineBackend:
     async def aclose(self) -> None:
         """As :meth:`close`, for callers in an event loop."""
         await asyncio.to_thread(self.close)
-
-
-async def _write(
-    running: "AsyncEngine", ids: list[int], params: "SamplingParams", options: Options, flight: Flight
-) -> "RequestOutput":
-    """Generate one answer, piece by piece where that is asked for."""
-    from alorakit.engine.mixed import GenerateRequest
-
-    output: RequestOutput | None = None
-    if options.stream:
-        stream = running.stream(ids, params)
-        try:
-            while output is None:
-                async with asyncio.timeout(options.stream_timeout):
-                    chunk = await anext(stream)
-                flight.push(chunk)
-                output = chunk.output
-        finally:
-            await stream.aclose()
-    else:
-        [answer] = await running.batch([GenerateRequest(ids, params)])
-        assert not isinstance(answer, list)
-        output = answer
-    if output.finish_reason == "abort":
-        raise ClosedError("the backend was closed while it answered; make another EngineBackend and ask again")
-    return output
 
 
 def _load(model_id: str, config: dict[str, Any]) -> "Engine":
