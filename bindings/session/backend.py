@@ -6,12 +6,12 @@ import os
 import warnings
 import weakref
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alorakit.bindings.checks.choose import choose_adapter, deciding
 from alorakit.bindings.session.adapter import CustomIntrinsicAdapter
+from alorakit.bindings.session.background import GENERATION
 from alorakit.bindings.session.blocks import Message, Span, as_message, computed
 from alorakit.bindings.session.checking import check_all
 from alorakit.bindings.session.context import Context
@@ -19,7 +19,7 @@ from alorakit.bindings.session.flight import Flight
 from alorakit.bindings.session.kinds import demand, refuse
 from alorakit.bindings.session.options import Options
 from alorakit.bindings.session.requirement import Requirement, default_output_to_bool
-from alorakit.bindings.session.serving import give_back, lease
+from alorakit.bindings.session.serving import give_back, give_back_soon, lease
 from alorakit.bindings.session.thunk import ModelOutputThunk
 from alorakit.bindings.session.validation import ValidationResult
 from alorakit.bindings.session.watching import Watch
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from alorakit.engine.adapters import AdapterInfo
     from alorakit.engine.async_engine import AsyncEngine
     from alorakit.engine.engine import Engine
+    from alorakit.engine.request import RequestOutput
 
 
 class EngineBackend:
@@ -73,9 +74,10 @@ class EngineBackend:
         self.default_to_constraint_checking_alora = True
         self._owns_engine, self._closed, self._pid = engine is None, False, os.getpid()
         self._running: Any = engine if inspect.iscoroutinefunction(getattr(engine, "batch", None)) else None
-        given: Any = engine if self._running is None else self._running.engine
+        running: Any = self._running
+        given: Any = engine if running is None else running.engine
         self.engine: Engine = given if given is not None else _load(str(model_id), config)
-        weakref.finalize(self, give_back, self.engine, id(self))
+        weakref.finalize(self, give_back_soon, GENERATION.loop, self.engine, id(self))
 
     def add_adapter(self, adapter: CustomIntrinsicAdapter, *, replace: bool = False) -> None:
         """Load an adapter. Warns if it names another base model; another shape raises.
@@ -136,7 +138,7 @@ class EngineBackend:
         prompt = (*self.chat(ctx, options), as_message(action))
         ids = self.render(prompt, options)
         watched = None if watch is None else watch.over(prompt)
-        flight = Flight(partial(write, running, ids, params, options, watched))
+        flight = Flight(lambda flight: self._write(running, ids, params, options, watched, flight))
         thunk: ModelOutputThunk[Any] = ModelOutputThunk.under_way(flight, action, prompt)
         return thunk, ctx.add(action).add(thunk)
 
@@ -214,6 +216,10 @@ class EngineBackend:
         if self._running is None or self._pid != os.getpid():
             self._running, self._pid = lease(self.engine, id(self)), os.getpid()
         return self._running  # type: ignore[no-any-return]
+
+    async def _write(self, *arguments: Any) -> "RequestOutput":
+        """See :func:`write`; the backend lives as long as that takes."""
+        return await write(*arguments)
 
     def close(self) -> None:
         """End what is under way and stop stepping; the engine is freed if this backend built it. May be repeated."""

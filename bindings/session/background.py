@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, TypeVar
 
@@ -31,13 +32,22 @@ class Background:
         with self._lock:
             if self._loop is None or self._pid != os.getpid():
                 self._pid, self._loop = os.getpid(), asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._loop.run_forever, name=self._name, daemon=True)
+                self._thread = threading.Thread(target=_serve, args=(self._loop,), name=self._name, daemon=True)
                 self._thread.start()
             return self._loop
 
     def is_current(self) -> bool:
         """Whether the caller is in the loop's thread."""
         return threading.current_thread() is self._thread
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    while True:
+        # What ends a process ends a task of the loop here (a function that a requirement calls may exit), not the loop:
+        # whoever waits for the task is given it.
+        with suppress(KeyboardInterrupt, SystemExit):
+            loop.run_forever()
+            return
 
 
 CALLS = Background("alorakit-session")

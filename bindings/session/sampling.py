@@ -211,7 +211,7 @@ class BaseSamplingStrategy(SamplingStrategy):
             attempt = await self._attempt(call, action, context, number)
             made.append(attempt)
             failed.append(attempt)
-            if attempt.success or len(failed) == self.loop_budget:
+            if len(failed) == self.loop_budget or any(other.success for other in made):  # of any row
                 return
             actions, outputs = [past.action for past in failed], [past.output for past in failed]
             action, context = self.repair(

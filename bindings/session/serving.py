@@ -1,7 +1,9 @@
 """One AsyncEngine for each engine, whoever uses it."""
 
+import asyncio
 import os
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -39,7 +41,8 @@ def lease(engine: "Engine", user: int) -> "AsyncEngine":
         if served is None or served.pid != os.getpid():
             if served is not None:
                 _after_fork(engine)
-            served = _SERVED[engine] = _Served(AsyncEngine(engine), os.getpid(), served.users if served else set())
+            made = _Served(AsyncEngine(engine), os.getpid(), served.users if served else set())
+            served = _SERVED[engine] = made
         served.users.add(user)
         return served.running
 
@@ -50,7 +53,7 @@ def give_back(engine: "Engine", user: int, wait: bool = False, close: bool = Fal
     Args:
         engine: The engine, which stays open.
         user: As for :func:`lease`.
-        wait: Return when the stepping thread has ended; not for the garbage collector, which may run anywhere.
+        wait: Return when the stepping thread has ended.
         close: The engine will be closed: whoever else uses it is done too.
     """
     with _LOCK:
@@ -63,6 +66,12 @@ def give_back(engine: "Engine", user: int, wait: bool = False, close: bool = Fal
         del _SERVED[engine]
     if served.pid == os.getpid():
         served.running.detach(wait)
+
+
+def give_back_soon(loop: asyncio.AbstractEventLoop, engine: "Engine", user: int) -> None:
+    """As :func:`give_back`, by a loop's thread: for the garbage collector, which may run where a lock is held."""
+    with suppress(RuntimeError):  # the loop is closed: the process ends
+        loop.call_soon_threadsafe(give_back, engine, user)
 
 
 def _after_fork(engine: "Engine") -> None:

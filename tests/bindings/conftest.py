@@ -12,7 +12,7 @@ import pytest
 
 from alorakit.bindings.session import ChatContext, EngineBackend, MelleaSession
 from alorakit.engine.adapters import AdapterInfo
-from alorakit.engine.errors import AdapterError, ClosedError
+from alorakit.engine.errors import AdapterError, ClosedError, NumericsError
 from alorakit.engine.manifest import Manifest
 from alorakit.engine.mixed import Answer, Request, ScoreRequest
 from alorakit.engine.request import (
@@ -39,7 +39,10 @@ class FakeTokenizer:
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         return "".join(chr(token) for token in ids if token != STOP)
 
-    def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False) -> list[int]:
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False, **variables: Any
+    ) -> list[int]:
+        self.variables = variables
         ids: list[int] = []
         for message in messages:
             content = message.get("token_ids", self.encode(message["content"]))
@@ -85,6 +88,8 @@ class FakeEngine:
         self.prompts.append(self.tokenizer.decode(prompt))
         self.params.append(sampling)
         text = self.answers.pop(0)
+        if text == "FAIL":
+            raise NumericsError("the model computed values that are not finite")
         ids = [*self.tokenizer.encode(text), STOP]
         return [RequestOutput(text, ids, "stop", None, None, None, None, Usage(len(prompt), 0, len(ids)), TIMING)]
 
@@ -158,8 +163,8 @@ def fake_engine() -> type[FakeEngine]:
 
 @pytest.fixture(scope="session")
 def mellea_says() -> dict[str, Any]:
-    """What Mellea makes of the programs in ``session_programs``; see there."""
-    script = Path(__file__).with_name("session_programs.py")
+    """What Mellea makes of the programs in ``session_programs``."""
+    script = Path(__file__).with_name("mellea_side.py")
     done = subprocess.run([sys.executable, script, mellea_folder()], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return cast(dict[str, Any], json.loads(done.stdout.splitlines()[-1]))
