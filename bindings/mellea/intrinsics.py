@@ -7,6 +7,7 @@ from typing import Any
 
 from mellea.backends.tools import convert_tools_to_json
 from mellea.formatters.granite import ChatCompletionResponse
+from mellea.formatters.granite.base.util import _LLGUIDANCE_GRAMMAR_DEFAULTS
 from mellea.helpers import message_to_openai_message, messages_to_docs
 
 from alorakit.bindings.mellea.adapters import Entry
@@ -76,7 +77,7 @@ class IntrinsicCall:
         self._processor = entry.io.processor()
         try:
             rewritten = entry.io.rewriter(entry.name).transform(asked, **arguments)
-        except (ValueError, TypeError, IndexError, AttributeError) as exc:
+        except (ValueError, TypeError, LookupError, AttributeError) as exc:
             raise RequestError(
                 f"adapter {entry.name!r}: the chat cannot be rewritten as {entry.io.where} says: {exc}; give the "
                 "missing argument, or a chat that has what it needs"
@@ -108,7 +109,7 @@ class IntrinsicCall:
         try:
             response = ChatCompletionResponse.model_validate({"choices": [self._choice(output, matcher)]})
             text = self._processor.transform(response, self._rewritten).choices[0].message.content
-        except (ValueError, TypeError, KeyError, IndexError) as exc:
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as exc:
             cut = "; it was cut off: raise max_new_tokens" if output.finish_reason == "length" else ""
             raise CheckError(
                 f"adapter {self._entry.name!r} answered {output.text!r:.200}, which is not what its io.yaml asks for "
@@ -155,7 +156,8 @@ def _sampling(body: Mapping[str, Any], extra: Mapping[str, Any], options: CallOp
     found: dict[str, Any] = {}
     schema = (extra.get("structured_outputs") or {}).get("json")
     if schema is not None:
-        found["structured"] = json.loads(schema) if isinstance(schema, str) else schema
+        schema = json.loads(schema) if isinstance(schema, str) else schema
+        found["structured"] = {**schema, "x-guidance": {**schema.get("x-guidance", {}), **_LLGUIDANCE_GRAMMAR_DEFAULTS}}
     for key, name in (("max_completion_tokens", "max_tokens"), ("temperature", "temperature"), ("top_p", "top_p")):
         if body.get(key) is not None and name not in options.sampling:
             found[name] = body[key]

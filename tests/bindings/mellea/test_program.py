@@ -6,6 +6,7 @@ from mellea.backends.adapters import AdapterType
 from mellea.backends.adapters.adapter import CustomIntrinsicAdapter
 from mellea.stdlib.context import ChatContext
 from mellea.stdlib.requirements import ALoraRequirement, req
+
 from tests.bindings.mellea.conftest import BASE, LABELS
 
 REQUIREMENTS = [
@@ -46,8 +47,7 @@ def test_both_kinds_of_requirement_agree_whatever_the_likeliest_label(session):
         session.chat(item)
         for text in REQUIREMENTS:
             [plain], [explicit], [named] = (
-                session.validate(r)
-                for r in (req(text), ALoraRequirement(text), ALoraRequirement(text, "my_adapter"))
+                session.validate(r) for r in (req(text), ALoraRequirement(text), ALoraRequirement(text, "my_adapter"))
             )
             details = plain.thunk._meta["alorakit"]
             label, quoted = details["label"], [name for name in LABELS if f"'{name}'" in text]
