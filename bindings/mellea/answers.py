@@ -102,13 +102,14 @@ class Answers:
         """An adapter function over ``spans``, asked and read as its ``io.yaml`` says; ``requirement`` if that asks.
 
         Raises:
-            AlorakitError: The chat cannot be rewritten, or the adapter has no ``io.yaml``.
+            AlorakitError: The chat cannot be rewritten, or the adapter has no ``io.yaml`` or is not loaded.
             RequestError: The answer is to be streamed.
         """
         if options.stream:
             raise RequestError(
                 "an adapter function's answer is read as a whole and cannot be streamed; drop ModelOption.STREAM"
             )
+        self._adapters.info(key)  # say now that it is not loaded, and how to load it
         tools = self._tools(None, ctx, options, tool_calls)
         chat = Chat(spans, self._formatter, self._tokenizer, self.texts, tools)
         asked = IntrinsicCall(self._adapters.entry(key), action.intrinsic_kwargs, chat, options)

@@ -14,7 +14,7 @@ from mellea.stdlib.requirements import LLMaJRequirement, req
 from alorakit.engine.engine import Engine
 from tests.bindings.mellea.conftest import LABELS
 
-# The first to come begins a step of its own; one follows that reads for all what they have in common, one with the rest.
+# The first to come begins a step of its own; one step reads for the others what they have in common, one the rest.
 STEPS = 3
 CHECK = "It must not be 'no_failure'."
 
