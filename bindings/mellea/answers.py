@@ -22,7 +22,7 @@ from alorakit.bindings.mellea.intrinsics import Chat, IntrinsicCall
 from alorakit.bindings.mellea.options import THINKING_VARIABLES, CallOptions
 from alorakit.bindings.mellea.thunks import Answered, Call, computed, start, written
 from alorakit.engine.async_engine import AsyncEngine
-from alorakit.engine.errors import ConfigError, RequestError
+from alorakit.engine.errors import ConfigError, MissingInvocationError, RequestError
 from alorakit.engine.mixed import GenerateRequest
 from alorakit.engine.request import RequestOutput
 
@@ -143,7 +143,10 @@ class Answers:
         return said(requirement, asked.verdict(answer), answer)
 
     async def _function(self, asked: IntrinsicCall, requirement: Any) -> Answered:
-        [output] = await self._serving.batch([asked.request])
+        try:
+            [output] = await self._serving.batch([asked.request])
+        except MissingInvocationError as exc:
+            raise MissingInvocationError(f"{exc}; the instruction in {asked.where} is the place to add it") from exc
         assert isinstance(output, RequestOutput) and asked.request.sampling is not None
         answered = asked.result(output, self._serving.engine.intake.matcher(asked.request.sampling))
         return answered if requirement is None else read(requirement, answered)

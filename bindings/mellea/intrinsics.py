@@ -11,7 +11,7 @@ from mellea.formatters.granite.base.util import _LLGUIDANCE_GRAMMAR_DEFAULTS
 from mellea.helpers import message_to_openai_message, messages_to_docs
 
 from alorakit.bindings.mellea.adapters import Entry
-from alorakit.bindings.mellea.chats import GeneratedTexts, refuse_media
+from alorakit.bindings.mellea.chats import GeneratedTexts, refuse_media, refuse_unwritten
 from alorakit.bindings.mellea.options import CallOptions
 from alorakit.bindings.mellea.thunks import PROVIDER, Answered
 from alorakit.engine.errors import CheckError, RequestError
@@ -43,6 +43,7 @@ class Chat:
 
     def request(self, system_prompt: str | None) -> dict[str, Any]:
         """The chat as a request in the OpenAI form, which Mellea's rewriter takes."""
+        refuse_unwritten(self.spans)
         refuse_media(self.spans)
         chat = self.formatter.to_chat_messages(list(self.spans))
         messages = [message_to_openai_message(message, provider=PROVIDER) for message in chat]
@@ -58,6 +59,7 @@ class IntrinsicCall:
     Attributes:
         request: What the engine is given.
         messages: The chat as it was rewritten.
+        where: The ``io.yaml``, for messages.
     """
 
     def __init__(self, entry: Entry, arguments: Mapping[str, Any], chat: Chat, options: CallOptions) -> None:
@@ -74,7 +76,7 @@ class IntrinsicCall:
             )
         asked = chat.request(options.system_prompt)
         self._entry, self._tokenizer = entry, chat.tokenizer
-        self._processor = entry.io.processor()
+        self._processor, self.where = entry.io.processor(), entry.io.where
         try:
             rewritten = entry.io.rewriter(entry.name).transform(asked, **arguments)
         except (ValueError, TypeError, LookupError, AttributeError) as exc:

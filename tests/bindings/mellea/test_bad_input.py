@@ -212,3 +212,19 @@ def test_backends_that_cannot_be_made(base):
             MelleaBackend(**arguments)
         assert isinstance(raised.value, ConfigError | OSError)
     engine.close()
+
+
+def test_an_answer_that_is_still_being_written(backend, checker):
+    backend.add_adapter(checker)
+    action = Intrinsic("checker", intrinsic_kwargs={"requirement": "x"}, adapter_types=(AdapterType.ALORA,))
+
+    async def run():
+        thunk, context = await backend.generate_from_context(CBlock("Hello."), ChatContext())
+        for next_action in (CBlock("And then?"), action):
+            with pytest.raises(RequestError, match="await it first"):
+                await backend.generate_from_context(next_action, context)
+        await thunk.avalue()
+        later, _ = await backend.generate_from_context(CBlock("And then?"), context)
+        assert await later.avalue() is not None
+
+    asyncio.run(run())

@@ -80,7 +80,6 @@ def test_an_invocation_that_the_prompt_lacks_is_an_error_and_no_base_answer(back
     backend.add_adapter(new_adapter("judge", INVOCATION, ASK))
     session = MelleaSession(backend, ctx=ChatContext())
     session.chat("Say something.")
-    with pytest.raises(MissingInvocationError, match="invocation") as raised:
+    with pytest.raises(MissingInvocationError, match=r"check_requirement.*the instruction in .*io\.yaml is the place"):
         act(session, "judge", what="the pump")
-    assert "instruction" in str(raised.value) or "append" in str(raised.value)
     assert len(answered) == 1

@@ -110,3 +110,18 @@ def test_an_adapter_of_ones_own_name_by_its_type(session, labels):
     requirement = ALoraRequirement(REQUIREMENTS[0], "my_adapter", adapter_types=(AdapterType.ALORA,))
     [verdict] = session.validate(requirement)
     assert verdict.thunk.raw.response.activation is not None
+
+
+def test_an_object_of_mellea_can_be_asked_about(backend, answered):
+    from mellea.stdlib.components.mify import mify
+
+    @mify(fields_include={"pump"})
+    class Plant:
+        def __init__(self):
+            self.pump = "leaks"
+
+    session = MelleaSession(backend, ctx=ChatContext())
+    thunk = session.query(Plant(), "What does the pump do?")
+    assert thunk.value == answered[-1].text
+    prompt = thunk._generate_log.prompt[-1]["content"]
+    assert "What does the pump do?" in prompt and "leaks" in prompt
