@@ -65,8 +65,7 @@ class MelleaBackend(FormatterBackend, AdapterVerbs):  # type: ignore[misc]
         if engine is not None and not isinstance(engine, Engine | AsyncEngine):
             raise ConfigError(f"engine={engine!r:.80} is no engine; give what Engine.from_pretrained returns")
         built = engine if engine is not None else Engine.from_pretrained(str(name), **config)
-        self._owned: Engine | None = built if engine is None else None
-        self._shared = isinstance(built, AsyncEngine)
+        self._owns_engine, self._shared = engine is None, isinstance(engine, AsyncEngine)
         self._serving = built if isinstance(built, AsyncEngine) else AsyncEngine(built)
         self.engine: Engine = self._serving.engine
         self._model_id = name if name is not None else self.engine.model_name
@@ -172,8 +171,8 @@ class MelleaBackend(FormatterBackend, AdapterVerbs):  # type: ignore[misc]
         self._closed = True
         if not self._shared:
             await self._serving.release()
-        if self._owned is not None:
-            self._owned.close()
+        if self._owns_engine:
+            self.engine.close()
 
 
 def _model_name(model_id: Any) -> str | None:
