@@ -1,5 +1,6 @@
 """Answers to what Mellea asks: chats, checks, adapter functions and plain texts."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,16 +12,18 @@ from mellea.backends.tools import (
     convert_tools_to_json,
 )
 from mellea.stdlib.requirements import ALoraRequirement
+from pydantic import BaseModel
 
 from alorakit.bindings.checks.question import Question, question
 from alorakit.bindings.mellea.adapters import Adapters
-from alorakit.bindings.mellea.chats import GeneratedTexts, as_messages, conversation, linear
-from alorakit.bindings.mellea.checks import as_trained, asked_as_trained, judged, said, system_prompt_of
+from alorakit.bindings.mellea.chats import GeneratedTexts, Message, as_messages, conversation, linear
+from alorakit.bindings.mellea.checks import as_trained, asked_as_trained, judged, read, said, system_prompt_of
+from alorakit.bindings.mellea.hooks import reported
 from alorakit.bindings.mellea.intrinsics import Chat, IntrinsicCall
 from alorakit.bindings.mellea.options import THINKING_VARIABLES, CallOptions
 from alorakit.bindings.mellea.thunks import Answered, Call, computed, start, written
 from alorakit.engine.async_engine import AsyncEngine
-from alorakit.engine.errors import ConfigError, RequestError
+from alorakit.engine.errors import ConfigError, MissingInvocationError, RequestError
 from alorakit.engine.mixed import GenerateRequest
 from alorakit.engine.request import RequestOutput
 
@@ -48,8 +51,7 @@ class Answers:
             add_generation_prompt=True,
             **{"tools": convert_tools_to_json(tools) or None, **options.template},
         )
-        fixed = {} if format is None else {"structured": format.model_json_schema()}
-        params = options.params(**fixed)
+        params = options.params(**_structure(format))
         call = Call(
             action=action,
             view=view,
@@ -60,7 +62,7 @@ class Answers:
             tools=tools,
             wants_tools=tool_calls,
             thinks=self._thinks(options),
-            finished=self._remember,
+            finished=functools.partial(self._remember, messages),
         )
         if options.stream:
             response: Any = self._serving.stream(ids, params)
@@ -77,34 +79,43 @@ class Answers:
         """
         info, spans = self._adapters.info(key), judged(ctx)
         if not asked_as_trained(info):
-            name = self._adapters.entries[key].name
+            name = self._adapters.entry(key).name
             action = requirement
             if not isinstance(requirement, ALoraRequirement):
                 action = ALoraRequirement(requirement.description, name, adapter_types=(AdapterType(info.kind),))
-            return self.function(action, ctx, spans, key, options, tool_calls=False)
+            return self.function(action, ctx, spans, key, options, tool_calls=False, requirement=requirement)
         messages = as_messages(as_trained(spans), self._formatter, options.system_prompt or system_prompt_of(ctx))
         asked = question(self._tokenizer, info, self.texts.restore(messages), requirement.description)
-        thunk = start(Call(requirement, spans, messages, options, self._model), self._verdict(requirement, asked))
+        verdict = reported(self._adapters.adapter(key), self._verdict(requirement, asked))
+        thunk = start(Call(requirement, spans, messages, options, self._model, key), verdict)
         return thunk, ctx.add(requirement).add(thunk)
 
     def function(
-        self, action: Any, ctx: Any, spans: list[Any], key: str, options: CallOptions, tool_calls: bool
+        self,
+        action: Any,
+        ctx: Any,
+        spans: list[Any],
+        key: str,
+        options: CallOptions,
+        tool_calls: bool,
+        requirement: Any = None,
     ) -> tuple[Any, Any]:
-        """An adapter function over ``spans``, asked and read as its ``io.yaml`` says.
+        """An adapter function over ``spans``, asked and read as its ``io.yaml`` says; ``requirement`` if that asks.
 
         Raises:
-            AlorakitError: The chat cannot be rewritten, or the adapter has no ``io.yaml``.
+            AlorakitError: The chat cannot be rewritten, or the adapter has no ``io.yaml`` or is not loaded.
             RequestError: The answer is to be streamed.
         """
         if options.stream:
             raise RequestError(
                 "an adapter function's answer is read as a whole and cannot be streamed; drop ModelOption.STREAM"
             )
+        self._adapters.info(key)  # say now that it is not loaded, and how to load it
         tools = self._tools(None, ctx, options, tool_calls)
         chat = Chat(spans, self._formatter, self._tokenizer, self.texts, tools)
-        asked = IntrinsicCall(self._adapters.entries[key], action.intrinsic_kwargs, chat, options)
-        call = Call(action, spans, asked.messages, options, self._model, tools=tools, wants_tools=tool_calls)
-        thunk = start(call, self._function(asked))
+        asked = IntrinsicCall(self._adapters.entry(key), action.intrinsic_kwargs, chat, options)
+        call = Call(action, spans, asked.messages, options, self._model, key, tools=tools, wants_tools=tool_calls)
+        thunk = start(call, reported(self._adapters.adapter(key), self._function(asked, requirement)))
         return thunk, ctx.add(action).add(thunk)
 
     async def raw(self, actions: Sequence[Any], format: Any, options: CallOptions) -> list[Any]:
@@ -113,13 +124,13 @@ class Answers:
         Raises:
             AlorakitError: A text or an option cannot be used; nothing is run then.
         """
-        params = options.params(**({} if format is None else {"structured": format.model_json_schema()}))
+        params = options.params(**_structure(format))
         prompts = [self._formatter.print(action) for action in actions]
         outputs = await self._serving.batch([GenerateRequest(prompt, params) for prompt in prompts])
         thunks = []
         for action, prompt, output in zip(actions, prompts, outputs, strict=True):
             assert isinstance(output, RequestOutput)
-            call = Call(action, None, prompt, options, self._model, format, finished=self._remember)
+            call = Call(action, None, prompt, options, self._model, format=format)
             thunks.append(computed(call, written(output)))
         return thunks
 
@@ -132,14 +143,17 @@ class Answers:
         [answer] = await self._serving.batch([asked.request])
         return said(requirement, asked.verdict(answer), answer)
 
-    async def _function(self, asked: IntrinsicCall) -> Answered:
-        [output] = await self._serving.batch([asked.request])
-        assert isinstance(output, RequestOutput)
-        return asked.result(output)
+    async def _function(self, asked: IntrinsicCall, requirement: Any) -> Answered:
+        try:
+            [output] = await self._serving.batch([asked.request])
+        except MissingInvocationError as exc:
+            raise MissingInvocationError(f"{exc}; the instruction in {asked.where} is the place to add it") from exc
+        assert isinstance(output, RequestOutput) and asked.request.sampling is not None
+        answered = asked.result(output, self._serving.engine.intake.matcher(asked.request.sampling))
+        return answered if requirement is None else read(requirement, answered)
 
-    def _remember(self, output: Any) -> None:
-        if isinstance(output, RequestOutput):
-            self.texts.add(output.text, output.token_ids)
+    def _remember(self, chat: Sequence[Message], output: RequestOutput) -> None:
+        self.texts.add(chat, output.text, output.token_ids)
 
     def _thinks(self, options: CallOptions) -> bool:
         variables = self._tokenizer.template_variables
@@ -160,3 +174,16 @@ class Answers:
         if chosen not in tools:
             raise ConfigError(f"tool_choice={chosen!r} is none of the tools {sorted(tools)}; name one, or use 'auto'")
         return {chosen: tools[chosen]}
+
+
+def _structure(format: Any) -> dict[str, Any]:
+    """The sampling parameter that makes an answer obey ``format``.
+
+    Raises:
+        RequestError: It is no pydantic model.
+    """
+    if format is None:
+        return {}
+    if not (isinstance(format, type) and issubclass(format, BaseModel)):
+        raise RequestError(f"format={format!r:.80} must be a class that derives from pydantic.BaseModel")
+    return {"structured": format.model_json_schema()}

@@ -1,7 +1,6 @@
 """The backend: what Mellea calls."""
 
 import asyncio
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from alorakit.bindings.mellea.chats import linear, refuse_media
 from alorakit.bindings.mellea.checks import route
 from alorakit.bindings.mellea.options import CallOptions
 from alorakit.bindings.mellea.thunks import PROVIDER
+from alorakit.bindings.session.serving import give_back, lease
 from alorakit.engine.async_engine import AsyncEngine
 from alorakit.engine.engine import Engine
 from alorakit.engine.errors import AdapterNotFoundError, ClosedError, ConfigError
@@ -33,7 +33,7 @@ class MelleaBackend(FormatterBackend, AdapterVerbs):  # type: ignore[misc]
         model_id: Hub id or folder of the base model, or one of Mellea's model identifiers.
         formatter: Renders components; None: Mellea's templates.
         engine: A ready Engine or AsyncEngine, instead of loading ``model_id``; :meth:`close` leaves it open. An Engine
-            must not be used besides while calls run.
+            must not be used besides until then; backends that share one are given the same AsyncEngine.
         default_to_constraint_checking_alora: Whether a plain requirement is checked by an adapter, where one can.
         model_options: Defaults for every call.
         config: Fields of ``EngineConfig`` for the engine that is built.
@@ -65,8 +65,8 @@ class MelleaBackend(FormatterBackend, AdapterVerbs):  # type: ignore[misc]
         if engine is not None and not isinstance(engine, Engine | AsyncEngine):
             raise ConfigError(f"engine={engine!r:.80} is no engine; give what Engine.from_pretrained returns")
         built = engine if engine is not None else Engine.from_pretrained(str(name), **config)
-        self._owns_engine = engine is None
-        self._serving = built if isinstance(built, AsyncEngine) else AsyncEngine(built)
+        self._owns_engine, self._shared = engine is None, isinstance(engine, AsyncEngine)
+        self._serving = built if isinstance(built, AsyncEngine) else lease(built, id(self))
         self.engine: Engine = self._serving.engine
         self._model_id = name if name is not None else self.engine.model_name
         shown: Any = model_id if model_id is not None else self._model_id
@@ -147,30 +147,20 @@ class MelleaBackend(FormatterBackend, AdapterVerbs):  # type: ignore[misc]
         return options
 
     def close(self) -> None:
-        """End every call; the engine is closed too, unless it was given. May be repeated."""
-        done: list[BaseException] = []
+        """End every call and close the engine, unless it was given; calls on a given AsyncEngine go on."""
+        self._closed = True
+        if not self._shared:
+            give_back(self.engine, id(self), wait=True, close=self._owns_engine)
+        if self._owns_engine:
+            self.engine.close()
 
-        def run() -> None:
-            try:
-                asyncio.run(self.aclose())
-            except BaseException as exc:
-                done.append(exc)
-
-        thread = threading.Thread(target=run, name="alorakit-close")
-        thread.start()
-        thread.join()
-        if done:
-            raise done[0]
+    async def aclose(self) -> None:
+        """As :meth:`close`, for callers in an event loop."""
+        await asyncio.to_thread(self.close)
 
     def _raise_if_closed(self) -> None:
         if self._closed:
             raise ClosedError("this MelleaBackend is closed; make another, and a session over it")
-
-    async def aclose(self) -> None:
-        """As :meth:`close`, inside an event loop."""
-        self._closed = True
-        if self._owns_engine:
-            await self._serving.close()
 
 
 def _model_name(model_id: Any) -> str | None:
