@@ -16,7 +16,7 @@ from alorakit.engine.errors import MissingInvocationError, RequestError, shown
 from alorakit.engine.output import OutputText
 from alorakit.engine.request import SamplingParams
 from alorakit.engine.sequence import Sequence
-from alorakit.engine.structured import Grammars
+from alorakit.engine.structured import Grammars, Matcher
 from alorakit.engine.tokenizer import Tokenizer
 
 Prompt = str | Seq[int]
@@ -77,8 +77,16 @@ class Admission:
             prompt_index=prompt_index,
             sample_index=sample_index,
             seed=secrets.randbits(64) if sampling.seed is None else sampling.seed,
-            matcher=self._grammars.matcher(sampling),
+            matcher=self.matcher(sampling),
         )
+
+    def matcher(self, sampling: SamplingParams) -> Matcher | None:
+        """A matcher at the start of the grammar that a request asks for; None if it may say anything.
+
+        Raises:
+            RequestError: The grammar cannot be used.
+        """
+        return self._grammars.matcher(sampling)
 
     def samples(
         self, prompt: Prompt, sampling: SamplingParams, adapter: Adapter | None, prompt_index: int = 0

@@ -145,12 +145,21 @@ class AsyncEngine:
         self._open()
         await self._stepper.drain()
 
-    async def close(self) -> None:
-        """End every request (``finish_reason="abort"``), stop the thread and close the engine; may be repeated."""
+    async def release(self) -> Engine:
+        """End every request (``finish_reason="abort"``) and stop the thread; may be repeated.
+
+        Returns:
+            The engine, open as before, to be used on its own again.
+        """
         await self._stepper.stop()
         for thread in self._loaders:
             thread.join()
-        self._engine.close()
+        return self._engine
+
+    async def close(self) -> None:
+        """As :meth:`release`, and close the engine."""
+        engine = await self.release()
+        engine.close()
 
     def check_integrity(self) -> None:
         """As :meth:`Engine.check_integrity`; only while nothing runs (after :meth:`drain`)."""

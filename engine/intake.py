@@ -10,6 +10,7 @@ from alorakit.engine.registry import AdapterRegistry
 from alorakit.engine.request import SamplingParams
 from alorakit.engine.scoring import CandidateGroup, plan_candidates
 from alorakit.engine.sequence import Sequence
+from alorakit.engine.structured import Matcher
 
 MAX_PRIORITY = 1000
 
@@ -45,6 +46,10 @@ class Intake:
             for sequence in self._admission.samples(item, param, self._registry.get(name), index)
         ]
         return self._tag(sequences, priority)
+
+    def matcher(self, sampling: SamplingParams) -> Matcher | None:
+        """See :meth:`Admission.matcher`: to tell afterwards which tokens an answer might have had."""
+        return self._admission.matcher(sampling)
 
     def scores(
         self, prompt: Prompt, candidates: Seq[str], adapter: str | None, end: bool, priority: int = 0

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
@@ -52,10 +53,10 @@ class Vocabulary:
             forbidden[:, self.end_token] = True
         return forbidden
 
-    def allows_any(self, state: "LLMatcher") -> bool:
-        """Whether a token of the model may come next."""
+    def allowed(self, state: "LLMatcher") -> Tensor:
+        """Which tokens of the model may come next: bool [model_size]."""
         mask = torch.frombuffer(bytearray(state.compute_bitmask()), dtype=torch.uint8)
-        return not bool(self.forbidden(mask[None]).all())
+        return ~self.forbidden(mask[None])[0]
 
 
 @dataclass
@@ -107,6 +108,15 @@ class Matcher:
                 f"structured output failed after {self.num_tokens} tokens: {_reason(self.state)}; simplify the grammar"
             )
 
+    def allowed(self, completion: list[int]) -> Tensor:
+        """Which tokens of the model may follow ``completion``: bool [vocabulary].
+
+        Raises:
+            RequestError: As :meth:`advance`.
+        """
+        self.advance(completion)
+        return self.grammar.vocabulary.allowed(self.state)
+
     def is_complete(self, completion: list[int]) -> bool:
         """Whether nothing can follow, and the model has no end-of-sequence token to say so."""
         if self.grammar.vocabulary.end_token is None:
@@ -115,16 +125,20 @@ class Matcher:
             self.advance(completion)
         except RequestError:  # the next step's sampling will meet it too, and report it
             return False
-        return self.state.is_stopped() or not self.grammar.vocabulary.allows_any(self.state)
+        return self.state.is_stopped() or not self.grammar.vocabulary.allowed(self.state).any()
 
 
 class Grammars:
-    """Compiles grammars for one tokenizer; those used last are kept, since the same schema comes again and again."""
+    """Compiles grammars for one tokenizer; those used last are kept, since the same schema comes again and again.
+
+    Any thread may ask for one.
+    """
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_token_ids: frozenset[int]) -> None:
         """``vocab_size``: the model's, which may be padded; ``eos_token_ids`` end the text where it is complete."""
         self._tokenizer, self._vocab_size, self._eos = tokenizer, vocab_size, eos_token_ids
         self._compiled: OrderedDict[tuple[str, str], Grammar] = OrderedDict()
+        self._lock = threading.Lock()
 
     def matcher(self, params: SamplingParams) -> Matcher | None:
         """A matcher for a new sequence, or None if it may say anything.
@@ -135,13 +149,14 @@ class Grammars:
         if params.structured is None:
             return None
         source = grammar_source(params.structured)
-        grammar = self._compiled.get(source)
-        if grammar is None or grammar.failed:
-            grammar = self._compiled[source] = self._compile(*source)
-            if len(self._compiled) > MAX_GRAMMARS:
-                self._compiled.popitem(last=False)
-        self._compiled.move_to_end(source)
-        return Matcher(grammar)
+        with self._lock:
+            grammar = self._compiled.get(source)
+            if grammar is None or grammar.failed:
+                grammar = self._compiled[source] = self._compile(*source)
+                if len(self._compiled) > MAX_GRAMMARS:
+                    self._compiled.popitem(last=False)
+            self._compiled.move_to_end(source)
+            return Matcher(grammar)
 
     def _compile(self, kind: str, text: str) -> Grammar:
         from llguidance import LLMatcher
@@ -159,7 +174,7 @@ class Grammars:
             raise RequestError(f"{what} cannot be used: {_reason(start)}; change it")
         for warning in start.get_grammar_warnings():
             log.warning("%s: %s", what, " ".join(warning.split()))
-        if not vocabulary.allows_any(start) or start.is_error():
+        if not vocabulary.allowed(start).any() or start.is_error():
             raise RequestError(f"{what} cannot be used: no token of the model may begin such a text; change it")
         return Grammar(start, vocabulary)
 

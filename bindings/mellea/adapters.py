@@ -51,7 +51,7 @@ class Entry:
 class FolderBinding(WeightsBinding):  # type: ignore[misc]
     """Weights that :meth:`MelleaBackend.add_adapter` loaded from a folder itself; there is nothing left to prepare."""
 
-    binding_type = "folder"
+    binding_type = "local_file"
 
     def __init__(self, folder: Path) -> None:
         """Weights of ``folder``."""
@@ -89,13 +89,30 @@ class Adapters:
         self.entries: dict[str, Entry] = {}
         self.loaded: set[str] = set()
 
+    def entry(self, key: str) -> Entry:
+        """How an adapter is served.
+
+        Raises:
+            AdapterNotFoundError: It was not added, or was removed meanwhile.
+        """
+        entry = self.entries.get(key)
+        if entry is None:
+            raise AdapterNotFoundError(
+                f"adapter {key!r} is not registered; registered are {sorted(self.entries)}; call add_adapter"
+            )
+        return entry
+
+    def adapter(self, key: str) -> Any:
+        """Mellea's adapter, a bare binding where no adapter holds it, or None if it was removed meanwhile."""
+        return self.composed.get(key) or self.added.get(key)
+
     def info(self, key: str) -> AdapterInfo:
         """What the engine knows of an adapter.
 
         Raises:
-            AdapterNotFoundError: Its weights are not loaded.
+            AdapterNotFoundError: It is not registered, or its weights are not loaded.
         """
-        name = self.entries[key].engine_name
+        name = self.entry(key).engine_name
         infos = self._engine.adapters
         if name not in infos:
             raise AdapterNotFoundError(f"adapter {key!r} is registered but not loaded; call load_peft_adapter({key!r})")
@@ -104,13 +121,13 @@ class Adapters:
     def infos(self) -> dict[str, AdapterInfo]:
         """What the engine knows of the loaded ones, by qualified name."""
         infos = self._engine.adapters
-        return {key: infos[e.engine_name] for key, e in self.entries.items() if e.engine_name in infos}
+        return {key: infos[e.engine_name] for key, e in list(self.entries.items()) if e.engine_name in infos}
 
     def find(self, name: str, kinds: tuple[str, ...]) -> str | None:
         """Qualified name of the first adapter of a name, or for a capability, in the order of ``kinds``; None: none."""
         for kind in kinds:
             for key in list(self.entries):
-                identity: Any = getattr(self.composed.get(key) or self.added.get(key), "identity", None)
+                identity: Any = getattr(self.adapter(key), "identity", None)
                 if identity is None or identity.adapter_type != kind:
                     continue
                 if name in (identity.name, identity.capability):
@@ -132,18 +149,17 @@ class Adapters:
             raise UnsupportedAdapterError(
                 "config= is for embedded adapters; a folder's io.yaml is read from the folder"
             )
-        with self.lock:
-            if isinstance(adapter, FolderAdapter):
-                self._add_folder(adapter, base_model_name)
-            elif isinstance(adapter, Adapter) and not isinstance(adapter, IntrinsicAdapter):
-                self._add_composed(backend, adapter)
-            elif isinstance(adapter, LocalHFAdapter | LocalFileBinding):
-                self._add_shim(backend, adapter, base_model_name)
-            else:
-                raise UnsupportedAdapterError(
-                    f"cannot add a {type(adapter).__name__}; give a folder, an IntrinsicAdapter, a "
-                    "CustomIntrinsicAdapter, a LocalFileBinding or an Adapter with one"
-                )
+        if isinstance(adapter, FolderAdapter):
+            self._add_folder(adapter, base_model_name)
+        elif isinstance(adapter, Adapter) and not isinstance(adapter, IntrinsicAdapter):
+            self._add_composed(backend, adapter)
+        elif isinstance(adapter, LocalHFAdapter | LocalFileBinding):
+            self._add_shim(backend, adapter, base_model_name)
+        else:
+            raise UnsupportedAdapterError(
+                f"cannot add a {type(adapter).__name__}; give a folder, an IntrinsicAdapter, a "
+                "CustomIntrinsicAdapter, a LocalFileBinding or an Adapter with one"
+            )
 
     def load(self, key: str) -> None:
         """Give the engine an adapter's weights, if it does not have them.
@@ -153,10 +169,8 @@ class Adapters:
             AdapterError: The folder cannot be loaded.
         """
         with self.lock:
-            if key not in self.entries:
-                raise AdapterNotFoundError(f"adapter {key!r} was not added; added are {sorted(self.entries)}")
+            entry = self.entry(key)
             if key not in self.loaded:
-                entry = self.entries[key]
                 self._engine.add_adapter(entry.engine_name, entry.folder)
                 self.loaded.add(key)
 
@@ -190,47 +204,50 @@ class Adapters:
                 stacklevel=4,
             )
         folder = adapter.folder()
-        if any(entry.name == adapter.name for entry in self.entries.values()):
-            raise AdapterError(f"an adapter named {adapter.name!r} is registered; remove it first, or choose a name")
-        info = self._engine.add_adapter(adapter.name, folder)
-        try:
-            io = IoYaml.of_folder(folder)
-            capability = info.manifest.capability if info.manifest is not None else None
-            with warnings.catch_warnings():  # Mellea warns of every capability that is not in its own list
-                warnings.simplefilter("ignore", UserWarning)
-                identity = Identity(adapter.name, info.kind, capability or adapter.name)
-            contract = _contract(capability or adapter.name)
-        except BaseException:
-            self._engine.remove_adapter(adapter.name)
-            raise
-        key = f"{adapter.name}_{info.kind}"
-        self.composed[key] = self.added[key] = Adapter(identity, contract, FolderBinding(folder))
-        self.entries[key] = Entry(adapter.name, adapter.name, folder, io)
-        self.loaded.add(key)
+        io = IoYaml.of_folder(folder)
+        with self.lock:
+            if any(entry.name == adapter.name for entry in self.entries.values()):
+                raise AdapterError(
+                    f"an adapter named {adapter.name!r} is registered; remove it first, or choose a name"
+                )
+            info = self._engine.add_adapter(adapter.name, folder)
+            key = f"{adapter.name}_{info.kind}"
+            self.composed[key] = self.added[key] = _composed(info, folder)
+            self.loaded.add(key)
+            self.entries[key] = Entry(adapter.name, adapter.name, folder, io)
 
     def _add_shim(self, backend: Any, adapter: Any, base_model_name: str) -> None:
         key = adapter.qualified_name
-        if adapter.backend is not None:
-            if adapter.backend is not backend:
-                raise AdapterError(f"adapter {key!r} was added to another backend; make a new one for this")
-            MelleaLogger.get_logger().warning("adapter %s is registered already; nothing to do", key)
+        if not self._is_new(backend, adapter):
             return
-        if key in self.entries:
+        folder = Path(adapter.get_local_hf_path(base_model_name))  # may be fetched; nobody else waits for that
+        config = getattr(adapter, "config", None)
+        io = IoYaml.of(config, f"the io.yaml of {key}") if config is not None else IoYaml.of_folder(folder)
+        with self.lock:
+            if not self._is_new(backend, adapter):
+                return
+            self._engine.add_adapter(key, folder)
+            adapter.path, adapter.backend = str(folder), backend
+            self.added[key] = adapter
+            self.loaded.add(key)
+            self.entries[key] = Entry(adapter.name, key, folder, io)
+
+    def _is_new(self, backend: Any, adapter: Any) -> bool:
+        """Whether an adapter is still to be registered; False, after a warning, if it or another of its name is.
+
+        Raises:
+            AdapterError: It belongs to another backend.
+        """
+        key = adapter.qualified_name
+        if adapter.backend is not None and adapter.backend is not backend:
+            raise AdapterError(f"adapter {key!r} was added to another backend; make a new one for this")
+        if adapter.backend is not None:
+            MelleaLogger.get_logger().warning("adapter %s is registered already; nothing to do", key)
+        elif key in self.entries:
             MelleaLogger.get_logger().warning(
                 "an adapter is registered as %s already and keeps the name; remove it before adding another", key
             )
-            return
-        folder = Path(adapter.get_local_hf_path(base_model_name))
-        config = getattr(adapter, "config", None)
-        io = IoYaml.of(config, f"the io.yaml of {key}") if config is not None else IoYaml.of_folder(folder)
-        self.entries[key] = Entry(adapter.name, key, folder, io)
-        try:
-            self.load(key)
-        except BaseException:
-            del self.entries[key]
-            raise
-        adapter.path, adapter.backend = str(folder), backend
-        self.added[key] = adapter
+        return adapter.backend is None and key not in self.entries
 
     def _add_composed(self, backend: Any, adapter: Any) -> None:
         key, binding = _composed_adapter_key(adapter), adapter.weights
@@ -250,8 +267,20 @@ class Adapters:
             )
             return
         binding.bind_backend(backend)
-        binding.prepare()  # comes back to add() with the binding
-        self.composed[key] = adapter
+        # Comes back to add() with the binding. Mellea takes the binding's lock before the backend's, in release() too;
+        # so the backend's must not be held here.
+        binding.prepare()
+        with binding.hold_prepared(backend), self.lock:
+            self.composed.setdefault(key, adapter)
+
+
+def _composed(info: AdapterInfo, folder: Path) -> Any:
+    """Mellea's view of an adapter that the engine loaded from a folder."""
+    capability = (info.manifest.capability if info.manifest is not None else None) or info.name
+    with warnings.catch_warnings():  # Mellea warns of every capability that is not in its own list
+        warnings.simplefilter("ignore", UserWarning)
+        identity = Identity(info.name, info.kind, capability)
+    return Adapter(identity, _contract(capability), FolderBinding(folder))
 
 
 def _contract(name: str) -> Any:

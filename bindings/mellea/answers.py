@@ -11,11 +11,13 @@ from mellea.backends.tools import (
     convert_tools_to_json,
 )
 from mellea.stdlib.requirements import ALoraRequirement
+from pydantic import BaseModel
 
 from alorakit.bindings.checks.question import Question, question
 from alorakit.bindings.mellea.adapters import Adapters
 from alorakit.bindings.mellea.chats import GeneratedTexts, as_messages, conversation, linear
 from alorakit.bindings.mellea.checks import as_trained, asked_as_trained, judged, said, system_prompt_of
+from alorakit.bindings.mellea.hooks import reported
 from alorakit.bindings.mellea.intrinsics import Chat, IntrinsicCall
 from alorakit.bindings.mellea.options import THINKING_VARIABLES, CallOptions
 from alorakit.bindings.mellea.thunks import Answered, Call, computed, start, written
@@ -48,8 +50,7 @@ class Answers:
             add_generation_prompt=True,
             **{"tools": convert_tools_to_json(tools) or None, **options.template},
         )
-        fixed = {} if format is None else {"structured": format.model_json_schema()}
-        params = options.params(**fixed)
+        params = options.params(**_structure(format))
         call = Call(
             action=action,
             view=view,
@@ -77,14 +78,15 @@ class Answers:
         """
         info, spans = self._adapters.info(key), judged(ctx)
         if not asked_as_trained(info):
-            name = self._adapters.entries[key].name
+            name = self._adapters.entry(key).name
             action = requirement
             if not isinstance(requirement, ALoraRequirement):
                 action = ALoraRequirement(requirement.description, name, adapter_types=(AdapterType(info.kind),))
             return self.function(action, ctx, spans, key, options, tool_calls=False)
         messages = as_messages(as_trained(spans), self._formatter, options.system_prompt or system_prompt_of(ctx))
         asked = question(self._tokenizer, info, self.texts.restore(messages), requirement.description)
-        thunk = start(Call(requirement, spans, messages, options, self._model), self._verdict(requirement, asked))
+        verdict = reported(self._adapters.adapter(key), self._verdict(requirement, asked))
+        thunk = start(Call(requirement, spans, messages, options, self._model), verdict)
         return thunk, ctx.add(requirement).add(thunk)
 
     def function(
@@ -102,9 +104,9 @@ class Answers:
             )
         tools = self._tools(None, ctx, options, tool_calls)
         chat = Chat(spans, self._formatter, self._tokenizer, self.texts, tools)
-        asked = IntrinsicCall(self._adapters.entries[key], action.intrinsic_kwargs, chat, options)
+        asked = IntrinsicCall(self._adapters.entry(key), action.intrinsic_kwargs, chat, options)
         call = Call(action, spans, asked.messages, options, self._model, tools=tools, wants_tools=tool_calls)
-        thunk = start(call, self._function(asked))
+        thunk = start(call, reported(self._adapters.adapter(key), self._function(asked)))
         return thunk, ctx.add(action).add(thunk)
 
     async def raw(self, actions: Sequence[Any], format: Any, options: CallOptions) -> list[Any]:
@@ -113,7 +115,7 @@ class Answers:
         Raises:
             AlorakitError: A text or an option cannot be used; nothing is run then.
         """
-        params = options.params(**({} if format is None else {"structured": format.model_json_schema()}))
+        params = options.params(**_structure(format))
         prompts = [self._formatter.print(action) for action in actions]
         outputs = await self._serving.batch([GenerateRequest(prompt, params) for prompt in prompts])
         thunks = []
@@ -134,8 +136,8 @@ class Answers:
 
     async def _function(self, asked: IntrinsicCall) -> Answered:
         [output] = await self._serving.batch([asked.request])
-        assert isinstance(output, RequestOutput)
-        return asked.result(output)
+        assert isinstance(output, RequestOutput) and asked.request.sampling is not None
+        return asked.result(output, self._serving.engine.intake.matcher(asked.request.sampling))
 
     def _remember(self, output: Any) -> None:
         if isinstance(output, RequestOutput):
@@ -160,3 +162,16 @@ class Answers:
         if chosen not in tools:
             raise ConfigError(f"tool_choice={chosen!r} is none of the tools {sorted(tools)}; name one, or use 'auto'")
         return {chosen: tools[chosen]}
+
+
+def _structure(format: Any) -> dict[str, Any]:
+    """The sampling parameter that makes an answer obey ``format``.
+
+    Raises:
+        RequestError: It is no pydantic model.
+    """
+    if format is None:
+        return {}
+    if not (isinstance(format, type) and issubclass(format, BaseModel)):
+        raise RequestError(f"format={format!r:.80} must be a class that derives from pydantic.BaseModel")
+    return {"structured": format.model_json_schema()}

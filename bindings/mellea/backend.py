@@ -33,7 +33,7 @@ class MelleaBackend(FormatterBackend, AdapterVerbs):  # type: ignore[misc]
         model_id: Hub id or folder of the base model, or one of Mellea's model identifiers.
         formatter: Renders components; None: Mellea's templates.
         engine: A ready Engine or AsyncEngine, instead of loading ``model_id``; :meth:`close` leaves it open. An Engine
-            must not be used besides while calls run.
+            must not be used besides until then; backends that share one are given the same AsyncEngine.
         default_to_constraint_checking_alora: Whether a plain requirement is checked by an adapter, where one can.
         model_options: Defaults for every call.
         config: Fields of ``EngineConfig`` for the engine that is built.
@@ -65,7 +65,8 @@ class MelleaBackend(FormatterBackend, AdapterVerbs):  # type: ignore[misc]
         if engine is not None and not isinstance(engine, Engine | AsyncEngine):
             raise ConfigError(f"engine={engine!r:.80} is no engine; give what Engine.from_pretrained returns")
         built = engine if engine is not None else Engine.from_pretrained(str(name), **config)
-        self._owns_engine = engine is None
+        self._owned: Engine | None = built if engine is None else None
+        self._shared = isinstance(built, AsyncEngine)
         self._serving = built if isinstance(built, AsyncEngine) else AsyncEngine(built)
         self.engine: Engine = self._serving.engine
         self._model_id = name if name is not None else self.engine.model_name
@@ -147,7 +148,7 @@ class MelleaBackend(FormatterBackend, AdapterVerbs):  # type: ignore[misc]
         return options
 
     def close(self) -> None:
-        """End every call; the engine is closed too, unless it was given. May be repeated."""
+        """End every call, and close the engine, unless it was given; calls on a given AsyncEngine go on. May be repeated."""
         done: list[BaseException] = []
 
         def run() -> None:
@@ -169,8 +170,10 @@ class MelleaBackend(FormatterBackend, AdapterVerbs):  # type: ignore[misc]
     async def aclose(self) -> None:
         """As :meth:`close`, inside an event loop."""
         self._closed = True
-        if self._owns_engine:
-            await self._serving.close()
+        if not self._shared:
+            await self._serving.release()
+        if self._owned is not None:
+            self._owned.close()
 
 
 def _model_name(model_id: Any) -> str | None:

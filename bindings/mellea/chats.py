@@ -1,5 +1,6 @@
 """Mellea's contexts as the engine takes them: messages, and for those it generated itself, their ids."""
 
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -28,18 +29,21 @@ class GeneratedTexts:
         """Remember so many texts, of so many tokens together; the longest unused go first."""
         self._ids: OrderedDict[str, tuple[int, ...]] = OrderedDict()
         self._max_texts, self._max_tokens, self._num_tokens = max_texts, max_tokens, 0
+        self._lock = threading.Lock()  # event loops of several threads may share a backend
 
     def add(self, text: str, token_ids: Sequence[int]) -> None:
         """Remember what a text was generated as."""
-        self._num_tokens -= len(self._ids.pop(text, ()))
-        self._ids[text] = tuple(token_ids)
-        self._num_tokens += len(token_ids)
-        while len(self._ids) > self._max_texts or self._num_tokens > self._max_tokens:
-            self._num_tokens -= len(self._ids.popitem(last=False)[1])
+        with self._lock:
+            self._num_tokens -= len(self._ids.pop(text, ()))
+            self._ids[text] = tuple(token_ids)
+            self._num_tokens += len(token_ids)
+            while len(self._ids) > self._max_texts or self._num_tokens > self._max_tokens:
+                self._num_tokens -= len(self._ids.popitem(last=False)[1])
 
     def restore(self, messages: Sequence[Message]) -> list[Message]:
         """The messages, those of the assistant that are remembered with their ``token_ids``."""
-        return [self._with_ids(message) for message in messages]
+        with self._lock:
+            return [self._with_ids(message) for message in messages]
 
     def _with_ids(self, message: Message) -> Message:
         content = message.get("content")

@@ -16,6 +16,7 @@ from alorakit.bindings.mellea.thunks import PROVIDER, Answered
 from alorakit.engine.errors import CheckError, RequestError
 from alorakit.engine.mixed import GenerateRequest
 from alorakit.engine.request import MAX_LOGPROBS, RequestOutput
+from alorakit.engine.structured import Matcher
 from alorakit.engine.tokenizer import Tokenizer
 
 _RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
@@ -94,14 +95,18 @@ class IntrinsicCall:
         )
         self.request = GenerateRequest(ids, options.params(**_sampling(body, extra, options)), entry.engine_name)
 
-    def result(self, output: RequestOutput) -> Answered:
+    def result(self, output: RequestOutput, matcher: Matcher | None) -> Answered:
         """What the adapter's answer comes to.
+
+        Args:
+            output: The answer.
+            matcher: At the start of the grammar that it obeys, if it obeys one.
 
         Raises:
             CheckError: The answer is not the JSON that ``io.yaml`` asks for.
         """
         try:
-            response = ChatCompletionResponse.model_validate({"choices": [self._choice(output)]})
+            response = ChatCompletionResponse.model_validate({"choices": [self._choice(output, matcher)]})
             text = self._processor.transform(response, self._rewritten).choices[0].message.content
         except (ValueError, TypeError, KeyError, IndexError) as exc:
             cut = "; it was cut off: raise max_new_tokens" if output.finish_reason == "length" else ""
@@ -111,24 +116,30 @@ class IntrinsicCall:
             ) from exc
         return Answered(text, output, output.usage, output.finish_reason, {"answer": output.text})
 
-    def _choice(self, output: RequestOutput) -> dict[str, Any]:
+    def _choice(self, output: RequestOutput, matcher: Matcher | None) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": 0, "message": {"role": "assistant", "content": output.text}}
         if output.logprobs is not None:
-            choice["logprobs"] = {"content": list(self._logprobs(output))}
+            choice["logprobs"] = {"content": self._logprobs(output, matcher)}
         return choice
 
-    def _logprobs(self, output: RequestOutput) -> Sequence[dict[str, Any]]:
-        """Each token with its text, its log-probability and the likeliest others', the end of the text left out."""
-        text_of, found, left = self._tokenizer.text_of, [], output.text
-        for token_id, top in zip(output.token_ids, output.logprobs or [], strict=True):
+    def _logprobs(self, output: RequestOutput, matcher: Matcher | None) -> list[dict[str, Any]]:
+        """Each token with its text, its log-probability and the likeliest others', the end of the text left out.
+
+        The engine's log-probabilities are of all tokens. Others that the grammar forbids are left out, as Mellea's are
+        taken after the grammar: one of them may begin like a category, or have no text and begin like any.
+        """
+        text_of, special, found, left = self._tokenizer.text_of, self._tokenizer.special_ids, [], output.text
+        for index, (token_id, top) in enumerate(zip(output.token_ids, output.logprobs or [], strict=True)):
             text = text_of(token_id)
-            if not left or token_id in self._tokenizer.special_ids:
+            if not left or token_id in special:
                 break
+            allowed = None if matcher is None else matcher.allowed(output.token_ids[:index])
+            others = [i for i in top if i not in special and (allowed is None or allowed[i])]
             # Cut by length, as the text is: a token that is no whole character has another text on its own.
             found.append(
                 {
                     **_token(left[: len(text)], top[token_id]),
-                    "top_logprobs": [_token(text_of(i), logprob) for i, logprob in top.items()],
+                    "top_logprobs": [_token(text_of(i), top[i]) for i in others],
                 }
             )
             left = left[len(text) :]
@@ -149,6 +160,6 @@ def _sampling(body: Mapping[str, Any], extra: Mapping[str, Any], options: CallOp
         if body.get(key) is not None and name not in options.sampling:
             found[name] = body[key]
     if body.get("logprobs"):
-        # Mellea asks for ten, of what the schema allows; the engine's are of all tokens, so more are looked at.
+        # Mellea asks for ten of those that the schema allows; so that these are among the engine's, more are had.
         found["logprobs"] = MAX_LOGPROBS
     return found

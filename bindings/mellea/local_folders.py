@@ -1,14 +1,19 @@
 """Adapter folders on disk where Mellea only knows repositories of the Hub.
 
 Mellea's documentation gives ``CustomIntrinsicAdapter(model_id=...)`` a path, but Mellea 0.8 hands every name to the
-Hub's client, which refuses one. It looks the files up through two functions of
-``mellea.formatters.granite.intrinsics``; these are replaced by ones that see first whether the name is a folder.
+Hub's client, which refuses one, and calls every adapter of a path that begins with ``/home`` "home". It looks the files
+up through two functions of ``mellea.formatters.granite.intrinsics``. These, and the constructor, are replaced by ones
+that see first whether the name is a folder.
 """
 
+import functools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mellea.backends.adapters import AdapterType, IntrinsicAdapter, catalog
+from mellea.backends.adapters.adapter import CustomIntrinsicAdapter
 from mellea.formatters.granite import intrinsics
 
 from alorakit.bindings.paths import existing
@@ -23,6 +28,9 @@ def accept_local_folders() -> None:
         found = getattr(intrinsics, name)
         if not hasattr(found, "__wrapped__"):
             setattr(intrinsics, name, _folder_first(found, last))
+    made = CustomIntrinsicAdapter.__init__
+    if not hasattr(made, "__wrapped__"):
+        CustomIntrinsicAdapter.__init__ = _of_folder(made)
 
 
 def _folder_first(download: Callable[..., Path], file: str) -> Callable[..., Path]:
@@ -42,6 +50,52 @@ def _folder_first(download: Callable[..., Path], file: str) -> Callable[..., Pat
     obtain.__wrapped__ = download  # type: ignore[attr-defined]
     obtain.__doc__ = download.__doc__
     return obtain
+
+
+def _of_folder(made: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(made)
+    def __init__(self: Any, *, model_id: str | Path, intrinsic_name: str | None = None, base_model_name: str) -> None:
+        root = existing(model_id)
+        if root is None or not root.is_dir():
+            made(self, model_id=model_id, intrinsic_name=intrinsic_name, base_model_name=base_model_name)
+            return
+        name = intrinsic_name or root.resolve().name
+        known = catalog._INTRINSICS_CATALOG.get(name)
+        capability = known.capability if known is not None else None
+        entry = catalog.IntrinsicsCatalogEntry(
+            name=name, repo_id=str(root.resolve()), revision="main", capability=capability
+        )
+        # The adapter copies its entry. One that has the name already, Mellea's own or of another folder, stays.
+        catalog._INTRINSICS_CATALOG[name] = entry
+        try:
+            kind = _kind(root, name, Path(base_model_name).name)
+            IntrinsicAdapter.__init__(self, name, kind, base_model_name=base_model_name)
+        except BaseException:
+            del catalog._INTRINSICS_CATALOG[name]
+            raise
+        finally:
+            if known is not None:
+                catalog._INTRINSICS_CATALOG[name] = known
+        if known is None:
+            catalog._INTRINSICS_CATALOG_ENTRIES.append(entry)
+
+    return __init__
+
+
+def _kind(root: Path, name: str, base_model: str) -> AdapterType:
+    """Whether a folder holds an aLoRA or a LoRA; what is wrong with one that cannot be read is said when it is loaded.
+
+    Raises:
+        AdapterError: There is no adapter.
+    """
+    if not (root / _CONFIG).is_file() and (root / name / base_model / "alora" / _CONFIG).is_file():
+        return AdapterType.ALORA
+    config = adapter_folder(root, name, base_model, "lora") / _CONFIG
+    try:
+        activated = json.loads(config.read_text(encoding="utf-8")).get("alora_invocation_tokens")
+    except (OSError, ValueError, AttributeError):
+        return AdapterType.ALORA
+    return AdapterType.LORA if activated is None else AdapterType.ALORA
 
 
 def adapter_folder(root: Path, name: str, base_model: str, kind: str) -> Path:

@@ -6,6 +6,8 @@ from typing import Any
 
 from mellea.backends import ModelOption
 from mellea.backends._options import resolve_model_options
+from mellea.backends.tools import MelleaTool
+from mellea.core.base import AbstractMelleaTool
 from mellea.helpers.async_helpers import DEFAULT_CHUNK_TIMEOUT
 
 from alorakit.engine.errors import ConfigError
@@ -100,12 +102,16 @@ class CallOptions:
         if system is not None and not isinstance(system, str):
             raise ConfigError(f"the system prompt must be a string, found {system!r:.80}")
         timeout = merged.get(ModelOption.STREAM_TIMEOUT, DEFAULT_CHUNK_TIMEOUT)
+        if timeout is not None and (type(timeout) not in (int, float) or not timeout > 0):
+            raise ConfigError(f"stream_timeout={timeout!r:.80} must be seconds above 0, or None to wait for ever")
         choice = rest.pop(ModelOption.TOOL_CHOICE, None)
         if choice is not None and not isinstance(choice, str):
             raise ConfigError(f"tool_choice={choice!r:.80} must be 'auto', 'none' or the name of a tool")
-        stream = bool(rest.pop(ModelOption.STREAM, False))
-        for key in (ModelOption.STREAM_TIMEOUT, ModelOption.TOOLS):
-            rest.pop(key, None)
+        stream = rest.pop(ModelOption.STREAM, False)
+        if not isinstance(stream, bool):
+            raise ConfigError(f"stream={stream!r:.80} must be True or False")
+        rest.pop(ModelOption.STREAM_TIMEOUT, None)
+        _check_tools(rest.pop(ModelOption.TOOLS, None))
         thinking = _thinking(rest.pop(ModelOption.THINKING, None), template_variables)
         sampling = _sampling(rest)
         template = {key: rest.pop(key) for key in list(rest) if key in template_variables}
@@ -151,6 +157,18 @@ def _sampling(options: dict[str, Any]) -> dict[str, Any]:
     elif seed is not None or do_sample:
         found["temperature"] = 1.0
     return found
+
+
+def _check_tools(tools: Any) -> None:
+    named = isinstance(tools, Mapping) and all(isinstance(name, str) for name in tools)
+    if tools is None or isinstance(tools, list | tuple) or named:
+        values = list(tools.values() if named else tools or ())
+        if all(isinstance(tool, AbstractMelleaTool if named else MelleaTool) for tool in values):
+            return
+    raise ConfigError(
+        f"tools={tools!r:.80} must be a list of MelleaTool or a dict of them by name; make one of a function with "
+        "MelleaTool.from_callable"
+    )
 
 
 def _thinking(value: Any, template_variables: frozenset[str]) -> dict[str, Any]:
