@@ -17,6 +17,7 @@ from alorakit.bindings.checks.question import Question, question
 from alorakit.bindings.mellea.adapters import Adapters
 from alorakit.bindings.mellea.chats import GeneratedTexts, as_messages, conversation, linear
 from alorakit.bindings.mellea.checks import as_trained, asked_as_trained, judged, said, system_prompt_of
+from alorakit.bindings.mellea.errors import StreamingUnsupportedError
 from alorakit.bindings.mellea.hooks import reported
 from alorakit.bindings.mellea.intrinsics import Chat, IntrinsicCall
 from alorakit.bindings.mellea.options import THINKING_VARIABLES, CallOptions
@@ -96,11 +97,11 @@ class Answers:
 
         Raises:
             AlorakitError: The chat cannot be rewritten, or the adapter has no ``io.yaml``.
-            RequestError: The answer is to be streamed.
+            StreamingUnsupportedError: The answer is to be streamed.
         """
         if options.stream:
-            raise RequestError(
-                "an adapter function's answer is read as a whole and cannot be streamed; drop ModelOption.STREAM"
+            raise StreamingUnsupportedError(
+                "Intrinsics do not support streaming, as their answers are read as a whole; drop ModelOption.STREAM"
             )
         tools = self._tools(None, ctx, options, tool_calls)
         chat = Chat(spans, self._formatter, self._tokenizer, self.texts, tools)
@@ -117,13 +118,18 @@ class Answers:
         """
         params = options.params(**_structure(format))
         prompts = [self._formatter.print(action) for action in actions]
-        outputs = await self._serving.batch([GenerateRequest(prompt, params) for prompt in prompts])
+        outputs = await self._serving.batch([GenerateRequest(self._start_of(prompt), params) for prompt in prompts])
         thunks = []
         for action, prompt, output in zip(actions, prompts, outputs, strict=True):
             assert isinstance(output, RequestOutput)
             call = Call(action, None, prompt, options, self._model, format, finished=self._remember)
             thunks.append(computed(call, written(output)))
         return thunks
+
+    def _start_of(self, prompt: str) -> str | list[int]:
+        """The prompt itself; where it comes to no token, the one that texts begin with, as transformers has it."""
+        bos = self._tokenizer.bos_token_id
+        return prompt if bos is None or self._tokenizer.encode(prompt) else [bos]
 
     async def _written(self, request: GenerateRequest) -> Answered:
         [output] = await self._serving.batch([request])
