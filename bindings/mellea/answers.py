@@ -22,6 +22,7 @@ from alorakit.bindings.mellea.hooks import reported
 from alorakit.bindings.mellea.intrinsics import Chat, IntrinsicCall
 from alorakit.bindings.mellea.options import THINKING_VARIABLES, CallOptions
 from alorakit.bindings.mellea.thunks import Answered, Call, computed, start, written
+from alorakit.bindings.schemas import fields_only
 from alorakit.engine.async_engine import AsyncEngine
 from alorakit.engine.errors import ConfigError, RequestError
 from alorakit.engine.mixed import GenerateRequest
@@ -180,4 +181,4 @@ def _structure(format: Any) -> dict[str, Any]:
         return {}
     if not (isinstance(format, type) and issubclass(format, BaseModel)):
         raise RequestError(f"format={format!r:.80} must be a class that derives from pydantic.BaseModel")
-    return {"structured": format.model_json_schema()}
+    return {"structured": fields_only(format.model_json_schema())}

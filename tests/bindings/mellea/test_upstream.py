@@ -1,6 +1,8 @@
 """What running Mellea's own tests against the backend brought to light."""
 
 import asyncio
+import json
+from typing import Literal
 
 import pytest
 from mellea.backends import ModelOption
@@ -8,6 +10,7 @@ from mellea.core import CBlock
 from mellea.stdlib.components import Intrinsic, Message
 from mellea.stdlib.context import ChatContext
 from mellea.stdlib.sampling.sampling_algos.budget_forcing_alg import think_budget_forcing
+from pydantic import BaseModel
 
 from alorakit.engine.errors import AdapterNotFoundError, ConfigError, RequestError
 from tests.bindings.mellea.conftest import YES_NO
@@ -69,3 +72,13 @@ def test_budget_forcing_of_mellea_runs(backend):
 def test_several_answers_in_one_thunk_are_refused(backend):
     with pytest.raises(ConfigError, match="n=2 must be 1"):
         asyncio.run(ask(backend, CBlock("hello"), n=2))
+
+
+def test_an_answer_has_the_fields_of_its_format_and_no_others(backend):
+    class Verdict(BaseModel):
+        result: Literal["yes", "no"]
+
+    hot = {"max_new_tokens": 64, ModelOption.TEMPERATURE: 2.0, ModelOption.SEED: 0}
+    prompts = [CBlock(f"Well, {number}?") for number in range(16)]
+    thunks = asyncio.run(backend.generate_from_raw(prompts, ChatContext(), format=Verdict, model_options=hot))
+    assert [set(json.loads(thunk.value)) for thunk in thunks] == [{"result"}] * 16
