@@ -82,3 +82,28 @@ def test_an_answer_has_the_fields_of_its_format_and_no_others(backend):
     prompts = [CBlock(f"Well, {number}?") for number in range(16)]
     thunks = asyncio.run(backend.generate_from_raw(prompts, ChatContext(), format=Verdict, model_options=hot))
     assert [set(json.loads(thunk.value)) for thunk in thunks] == [{"result"}] * 16
+
+
+@pytest.mark.parametrize(
+    "given, temperature, max_tokens",
+    [
+        ({}, 0.0, 12),
+        ({ModelOption.TEMPERATURE: 0.7}, 0.7, 12),
+        ({ModelOption.MAX_NEW_TOKENS: 99, ModelOption.SYSTEM_PROMPT: "Be helpful."}, 0.0, 99),
+    ],
+)
+def test_options_of_a_call_win_over_those_of_an_io_yaml(new_backend, new_adapter, given, temperature, max_tokens):
+    backend, asked = new_backend(), []
+    backend.add_adapter(new_adapter("requirement-check", io=YES_NO))
+    batch = backend._serving.batch
+
+    def spy(requests, priority=0):
+        asked.extend(requests)
+        return batch(requests, priority)
+
+    backend._serving.batch = spy
+    asyncio.run(ask(backend, Intrinsic("requirement-check", {"requirement": "be brief"}), **given))
+    [request] = asked
+    assert (request.sampling.temperature, request.sampling.max_tokens) == (temperature, max_tokens)
+    text = backend.engine.tokenizer.decode(request.prompt, skip_special_tokens=False)
+    assert ("Be helpful." in text) == (ModelOption.SYSTEM_PROMPT in given)
