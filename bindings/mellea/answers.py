@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from alorakit.bindings.checks.question import Question, question
 from alorakit.bindings.mellea.adapters import Adapters
 from alorakit.bindings.mellea.chats import GeneratedTexts, as_messages, conversation, linear
-from alorakit.bindings.mellea.checks import as_trained, asked_as_trained, judged, said, system_prompt_of
+from alorakit.bindings.mellea.checks import as_trained, asked_as_trained, judged, read, said, system_prompt_of
 from alorakit.bindings.mellea.errors import StreamingUnsupportedError
 from alorakit.bindings.mellea.hooks import reported
 from alorakit.bindings.mellea.intrinsics import Chat, IntrinsicCall
@@ -24,7 +24,7 @@ from alorakit.bindings.mellea.options import THINKING_VARIABLES, CallOptions
 from alorakit.bindings.mellea.thunks import Answered, Call, computed, start, written
 from alorakit.bindings.schemas import fields_only
 from alorakit.engine.async_engine import AsyncEngine
-from alorakit.engine.errors import ConfigError, RequestError
+from alorakit.engine.errors import ConfigError, MissingInvocationError, RequestError
 from alorakit.engine.mixed import GenerateRequest
 from alorakit.engine.request import RequestOutput
 
@@ -84,31 +84,39 @@ class Answers:
             action = requirement
             if not isinstance(requirement, ALoraRequirement):
                 action = ALoraRequirement(requirement.description, name, adapter_types=(AdapterType(info.kind),))
-            return self.function(action, ctx, spans, key, options, tool_calls=False)
+            return self.function(action, ctx, spans, key, options, tool_calls=False, requirement=requirement)
         messages = as_messages(as_trained(spans), self._formatter, options.system_prompt or system_prompt_of(ctx))
         asked = question(self._tokenizer, info, self.texts.restore(messages), requirement.description)
         verdict = reported(self._adapters.adapter(key), self._verdict(requirement, asked))
-        thunk = start(Call(requirement, spans, messages, options, self._model), verdict)
+        thunk = start(Call(requirement, spans, messages, options, self._model, key), verdict)
         return thunk, ctx.add(requirement).add(thunk)
 
     def function(
-        self, action: Any, ctx: Any, spans: list[Any], key: str, options: CallOptions, tool_calls: bool
+        self,
+        action: Any,
+        ctx: Any,
+        spans: list[Any],
+        key: str,
+        options: CallOptions,
+        tool_calls: bool,
+        requirement: Any = None,
     ) -> tuple[Any, Any]:
-        """An adapter function over ``spans``, asked and read as its ``io.yaml`` says.
+        """An adapter function over ``spans``, asked and read as its ``io.yaml`` says; ``requirement`` if that asks.
 
         Raises:
-            AlorakitError: The chat cannot be rewritten, or the adapter has no ``io.yaml``.
+            AlorakitError: The chat cannot be rewritten, or the adapter has no ``io.yaml`` or is not loaded.
             StreamingUnsupportedError: The answer is to be streamed.
         """
         if options.stream:
             raise StreamingUnsupportedError(
                 "Intrinsics do not support streaming, as their answers are read as a whole; drop ModelOption.STREAM"
             )
+        self._adapters.info(key)  # say now that it is not loaded, and how to load it
         tools = self._tools(None, ctx, options, tool_calls)
         chat = Chat(spans, self._formatter, self._tokenizer, self.texts, tools)
         asked = IntrinsicCall(self._adapters.entry(key), action.intrinsic_kwargs, chat, options)
-        call = Call(action, spans, asked.messages, options, self._model, tools=tools, wants_tools=tool_calls)
-        thunk = start(call, reported(self._adapters.adapter(key), self._function(asked)))
+        call = Call(action, spans, asked.messages, options, self._model, key, tools=tools, wants_tools=tool_calls)
+        thunk = start(call, reported(self._adapters.adapter(key), self._function(asked, requirement)))
         return thunk, ctx.add(action).add(thunk)
 
     async def raw(self, actions: Sequence[Any], format: Any, options: CallOptions) -> list[Any]:
@@ -123,7 +131,7 @@ class Answers:
         thunks = []
         for action, prompt, output in zip(actions, prompts, outputs, strict=True):
             assert isinstance(output, RequestOutput)
-            call = Call(action, None, prompt, options, self._model, format, finished=self._remember)
+            call = Call(action, None, prompt, options, self._model, format=format, finished=self._remember)
             thunks.append(computed(call, written(output)))
         return thunks
 
@@ -141,10 +149,14 @@ class Answers:
         [answer] = await self._serving.batch([asked.request])
         return said(requirement, asked.verdict(answer), answer)
 
-    async def _function(self, asked: IntrinsicCall) -> Answered:
-        [output] = await self._serving.batch([asked.request])
+    async def _function(self, asked: IntrinsicCall, requirement: Any) -> Answered:
+        try:
+            [output] = await self._serving.batch([asked.request])
+        except MissingInvocationError as exc:
+            raise MissingInvocationError(f"{exc}; the instruction in {asked.where} is the place to add it") from exc
         assert isinstance(output, RequestOutput) and asked.request.sampling is not None
-        return asked.result(output, self._serving.engine.intake.matcher(asked.request.sampling))
+        answered = asked.result(output, self._serving.engine.intake.matcher(asked.request.sampling))
+        return answered if requirement is None else read(requirement, answered)
 
     def _remember(self, output: Any) -> None:
         if isinstance(output, RequestOutput):

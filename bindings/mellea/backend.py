@@ -150,7 +150,7 @@ class MelleaBackend(FormatterBackend, AdapterVerbs):  # type: ignore[misc]
         return options
 
     def close(self) -> None:
-        """End every call, and close the engine, unless it was given; calls on a given AsyncEngine go on. May be repeated."""
+        """End every call and close the engine, unless it was given; calls on a given AsyncEngine go on."""
         done: list[BaseException] = []
 
         def run() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mellea.backends.utils import to_chat
-from mellea.core import Context
+from mellea.core import Context, ModelOutputThunk
 from mellea.core.base import get_audio_from_component, get_images_from_component
 from mellea.stdlib.context import ChatContext
 
@@ -65,6 +65,16 @@ def refuse_media(spans: Sequence[Any]) -> None:
                 raise RequestError(f"{type(span).__name__} carries {kind}, and this engine reads text only; drop them")
 
 
+def refuse_unwritten(spans: Sequence[Any]) -> None:
+    """See that every answer is whole.
+
+    Raises:
+        RequestError: One is still being written.
+    """
+    if any(isinstance(span, ModelOutputThunk) and not span.is_computed() for span in spans):
+        raise RequestError("the chat holds an answer that is still being written; await it first (thunk.avalue())")
+
+
 def linear(context: Context) -> list[Any]:
     """What a context shows the model.
 
@@ -84,9 +94,11 @@ def conversation(action: Any, context: Context, formatter: Any, system_prompt: s
     """The chat that ``action`` asks to go on with, as Mellea's own backends render it.
 
     Raises:
-        RequestError: The context is no linear chat, or something in it is not text.
+        RequestError: The context is no linear chat, or something in it is not text or not whole.
     """
-    refuse_media([*linear(context), action])
+    spans = [*linear(context), action]
+    refuse_unwritten(spans)
+    refuse_media(spans)
     return [dict(message) for message in to_chat(action, context, formatter, system_prompt)]
 
 

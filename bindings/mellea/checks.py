@@ -1,9 +1,11 @@
 """Requirements: which adapter answers one, what it is asked, and the thunk that Mellea reads a verdict from."""
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mellea.backends import ModelOption
+from mellea.backends.adapters import AdapterSchemaMismatchError
 from mellea.core import CBlock, MelleaLogger, ModelOutputThunk, default_output_to_bool
 from mellea.stdlib.requirements import ALoraRequirement, LLMaJRequirement
 from mellea.stdlib.requirements.requirement import requirement_check_to_bool
@@ -80,6 +82,25 @@ def said(requirement: Any, verdict: Verdict, answer: RequestOutput | ScoreResult
         "reason": verdict.reason,
     }
     return Answered(text, answer, verdict.usage, getattr(answer, "finish_reason", "stop"), details)
+
+
+def read(requirement: Any, answered: Answered) -> Answered:
+    """What an adapter function for requirement checks answered, in the words that the requirement's reader understands.
+
+    Raises:
+        CheckError: The answer has no score.
+    """
+    if requirement.output_to_bool is not default_output_to_bool:
+        return answered
+    try:
+        passed = requirement_check_to_bool(answered.text)
+    except (ValueError, AdapterSchemaMismatchError) as exc:
+        raise CheckError(
+            f"the adapter's answer {answered.text!r:.120} has no score from 0 to 1 as Mellea's requirement-check has "
+            f"({exc}); let its io.yaml end in that form, or give the requirement an output_to_bool of its own"
+        ) from exc
+    details = {**answered.details, "passed": passed, "score": json.loads(answered.text)["requirement_check"]["score"]}
+    return replace(answered, text="yes" if passed else "no", details=details)
 
 
 def _score(verdict: Verdict) -> float:

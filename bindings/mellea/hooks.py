@@ -4,7 +4,6 @@ from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 from mellea.core import MelleaLogger
-from mellea.plugins.hooks.adapter_function import AdapterFunctionInvocationCompletePayload
 from mellea.plugins.manager import has_plugins, invoke_hook
 from mellea.plugins.types import HookType
 
@@ -35,6 +34,8 @@ async def reported(adapter: Any, answer: Awaitable[T]) -> T:
 async def _fire(adapter: Any, outcome: Any, error: BaseException | None) -> None:
     if not has_plugins(HookType.ADAPTER_FUNCTION_INVOCATION_COMPLETE):
         return
+    from mellea.plugins.hooks.adapter_function import AdapterFunctionInvocationCompletePayload
+
     metadata = getattr(adapter, "intrinsic_metadata", None)
     try:
         payload = AdapterFunctionInvocationCompletePayload(

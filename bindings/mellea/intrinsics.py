@@ -7,10 +7,11 @@ from typing import Any
 
 from mellea.backends.tools import convert_tools_to_json
 from mellea.formatters.granite import ChatCompletionResponse
+from mellea.formatters.granite.base.util import _LLGUIDANCE_GRAMMAR_DEFAULTS
 from mellea.helpers import message_to_openai_message, messages_to_docs
 
 from alorakit.bindings.mellea.adapters import Entry
-from alorakit.bindings.mellea.chats import GeneratedTexts, refuse_media
+from alorakit.bindings.mellea.chats import GeneratedTexts, refuse_media, refuse_unwritten
 from alorakit.bindings.mellea.options import CallOptions
 from alorakit.bindings.mellea.thunks import PROVIDER, Answered
 from alorakit.engine.errors import CheckError, RequestError
@@ -42,6 +43,7 @@ class Chat:
 
     def request(self, system_prompt: str | None) -> dict[str, Any]:
         """The chat as a request in the OpenAI form, which Mellea's rewriter takes."""
+        refuse_unwritten(self.spans)
         refuse_media(self.spans)
         chat = self.formatter.to_chat_messages(list(self.spans))
         messages = [message_to_openai_message(message, provider=PROVIDER) for message in chat]
@@ -57,6 +59,7 @@ class IntrinsicCall:
     Attributes:
         request: What the engine is given.
         messages: The chat as it was rewritten.
+        where: The ``io.yaml``, for messages.
     """
 
     def __init__(self, entry: Entry, arguments: Mapping[str, Any], chat: Chat, options: CallOptions) -> None:
@@ -73,10 +76,10 @@ class IntrinsicCall:
             )
         asked = chat.request(options.system_prompt)
         self._entry, self._tokenizer = entry, chat.tokenizer
-        self._processor = entry.io.processor()
+        self._processor, self.where = entry.io.processor(), entry.io.where
         try:
             rewritten = entry.io.rewriter(entry.name).transform(asked, **arguments)
-        except (ValueError, TypeError, IndexError, AttributeError) as exc:
+        except (ValueError, TypeError, LookupError, AttributeError) as exc:
             raise RequestError(
                 f"adapter {entry.name!r}: the chat cannot be rewritten as {entry.io.where} says: {exc}; give the "
                 "missing argument, or a chat that has what it needs"
@@ -108,7 +111,7 @@ class IntrinsicCall:
         try:
             response = ChatCompletionResponse.model_validate({"choices": [self._choice(output, matcher)]})
             text = self._processor.transform(response, self._rewritten).choices[0].message.content
-        except (ValueError, TypeError, KeyError, IndexError) as exc:
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as exc:
             cut = "; it was cut off: raise max_new_tokens" if output.finish_reason == "length" else ""
             raise CheckError(
                 f"adapter {self._entry.name!r} answered {output.text!r:.200}, which is not what its io.yaml asks for "
@@ -155,7 +158,8 @@ def _sampling(body: Mapping[str, Any], extra: Mapping[str, Any], options: CallOp
     found: dict[str, Any] = {}
     schema = (extra.get("structured_outputs") or {}).get("json")
     if schema is not None:
-        found["structured"] = json.loads(schema) if isinstance(schema, str) else schema
+        schema = json.loads(schema) if isinstance(schema, str) else schema
+        found["structured"] = {**schema, "x-guidance": {**schema.get("x-guidance", {}), **_LLGUIDANCE_GRAMMAR_DEFAULTS}}
     for key, name in (("max_completion_tokens", "max_tokens"), ("temperature", "temperature"), ("top_p", "top_p")):
         if body.get(key) is not None and name not in options.sampling:
             found[name] = body[key]

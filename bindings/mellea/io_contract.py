@@ -55,7 +55,7 @@ class IoYaml:
         """
         if not isinstance(config, dict):
             raise AdapterError(f"{where} must be a mapping, found {type(config).__name__}")
-        made = cls(config, where)
+        made = cls(copy.deepcopy(config), where)
         schema = made.rewriter("check").config["response_format"]
         if schema is not None and not isinstance(schema, dict):
             raise AdapterError(f"{where}: response_format must be a JSON schema (an object), found {schema!r:.80}")

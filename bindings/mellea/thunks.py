@@ -48,6 +48,7 @@ class Call:
         prompt: The chat that was rendered, or the text.
         options: Its options.
         model: Name of the model.
+        adapter: Qualified name of the adapter that answers, or None for the base model.
         format: The pydantic model that the answer obeys, or None.
         tools: Tools that the model was shown, by name.
         wants_tools: Whether tool calls are looked for.
@@ -60,6 +61,7 @@ class Call:
     prompt: Any
     options: CallOptions
     model: str
+    adapter: str | None = None
     format: Any = None
     tools: dict[str, Any] = field(default_factory=dict)
     wants_tools: bool = False
@@ -142,6 +144,7 @@ def _settle(thunk: Any, call: Call) -> None:
     thunk.generation.finish_reasons = [answer.finish_reason]
     timing = output.timing
     thunk._meta["alorakit"] = {
+        "adapter": call.adapter,
         "cached_tokens": answer.usage.cached_tokens,
         "activation": output.activation,
         "queue_s": timing.queue_s,

@@ -144,3 +144,24 @@ def answered(monkeypatch) -> list[Any]:
 
     monkeypatch.setattr(AsyncEngine, "batch", spy)
     return seen
+
+
+@pytest.fixture
+def scripted(monkeypatch) -> Callable[..., None]:
+    """Let the engine answer batches with a text, whatever is asked; ``top`` are further tokens' log-probabilities."""
+    from alorakit.engine.async_engine import AsyncEngine
+    from alorakit.engine.request import RequestOutput, Timing, Usage
+
+    def script(text: str, top: dict[int, float] | None = None, reason: str = "stop") -> None:
+        async def batch(self: AsyncEngine, requests: Any, priority: int = 0) -> list[RequestOutput]:
+            ids = self.tokenizer.encode(text, add_special_tokens=False)
+            logprobs = [{token: -1.0, **(top or {})} for token in ids]
+            usage = Usage(10, 0, len(ids))
+            return [
+                RequestOutput(text, ids, reason, logprobs, None, r.adapter, None, usage, Timing(0.0, 0.0, 0.0))
+                for r in requests
+            ]
+
+        monkeypatch.setattr(AsyncEngine, "batch", batch)
+
+    return script

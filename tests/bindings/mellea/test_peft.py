@@ -5,11 +5,11 @@ from mellea import MelleaSession
 from mellea.stdlib.components import Intrinsic
 from mellea.stdlib.context import ChatContext
 from mellea.stdlib.requirements import req
-from tests.bindings.mellea.conftest import INVOCATION, OPENING
-from tests.engine.conftest import reference, reference_generate
 
 from alorakit.bindings.checks.asked import asked_ids
 from alorakit.engine.errors import CheckError, MissingInvocationError
+from tests.bindings.mellea.conftest import INVOCATION, OPENING
+from tests.engine.conftest import reference, reference_generate
 
 ASK = {"model": None, "response_format": None, "transformations": None, "instruction": "Judge: {what}"}
 TOKENS = 24
@@ -30,14 +30,12 @@ def act(session, name, **arguments):
         pytest.param(None, "Judge: {what}", id="lora"),
     ],
 )
-def test_an_adapter_function_writes_what_peft_generates(
-    backend, base, new_adapter, answered, invocation, instruction
-):
+def test_an_adapter_function_writes_what_peft_generates(backend, base, new_adapter, answered, invocation, instruction):
     folder = new_adapter("judge", invocation, ASK | {"instruction": instruction}, seed=5)
     backend.add_adapter(folder)
     session = MelleaSession(backend, ctx=ChatContext())
     said = session.chat("Say something.").content
-    with pytest.raises(CheckError, match="not what its io.yaml asks for"):  # a random model writes no JSON
+    with pytest.raises(CheckError, match="not what its io"):  # a random model writes no JSON
         act(session, "judge", what="the pump")
     asked = instruction.replace("{what}", "the pump")
     chat = [("user", "Say something."), ("assistant", None), ("user", asked)]
@@ -82,7 +80,6 @@ def test_an_invocation_that_the_prompt_lacks_is_an_error_and_no_base_answer(back
     backend.add_adapter(new_adapter("judge", INVOCATION, ASK))
     session = MelleaSession(backend, ctx=ChatContext())
     session.chat("Say something.")
-    with pytest.raises(MissingInvocationError, match="invocation") as raised:
+    with pytest.raises(MissingInvocationError, match=r"check_requirement.*the instruction in .*io\.yaml is the place"):
         act(session, "judge", what="the pump")
-    assert "instruction" in str(raised.value) or "append" in str(raised.value)
     assert len(answered) == 1

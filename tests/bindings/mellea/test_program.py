@@ -6,6 +6,7 @@ from mellea.backends.adapters import AdapterType
 from mellea.backends.adapters.adapter import CustomIntrinsicAdapter
 from mellea.stdlib.context import ChatContext
 from mellea.stdlib.requirements import ALoraRequirement, req
+
 from tests.bindings.mellea.conftest import BASE, LABELS
 
 REQUIREMENTS = [
@@ -46,8 +47,7 @@ def test_both_kinds_of_requirement_agree_whatever_the_likeliest_label(session):
         session.chat(item)
         for text in REQUIREMENTS:
             [plain], [explicit], [named] = (
-                session.validate(r)
-                for r in (req(text), ALoraRequirement(text), ALoraRequirement(text, "my_adapter"))
+                session.validate(r) for r in (req(text), ALoraRequirement(text), ALoraRequirement(text, "my_adapter"))
             )
             details = plain.thunk._meta["alorakit"]
             label, quoted = details["label"], [name for name in LABELS if f"'{name}'" in text]
@@ -110,3 +110,18 @@ def test_an_adapter_of_ones_own_name_by_its_type(session, labels):
     requirement = ALoraRequirement(REQUIREMENTS[0], "my_adapter", adapter_types=(AdapterType.ALORA,))
     [verdict] = session.validate(requirement)
     assert verdict.thunk.raw.response.activation is not None
+
+
+def test_an_object_of_mellea_can_be_asked_about(backend, answered):
+    from mellea.stdlib.components.mify import mify
+
+    @mify(fields_include={"pump"})
+    class Plant:
+        def __init__(self):
+            self.pump = "leaks"
+
+    session = MelleaSession(backend, ctx=ChatContext())
+    thunk = session.query(Plant(), "What does the pump do?")
+    assert thunk.value == answered[-1].text
+    prompt = thunk._generate_log.prompt[-1]["content"]
+    assert "What does the pump do?" in prompt and "leaks" in prompt
