@@ -18,10 +18,12 @@ from alorakit.bindings.checks.question import Question, question
 from alorakit.bindings.mellea.adapters import Adapters
 from alorakit.bindings.mellea.chats import GeneratedTexts, Message, as_messages, conversation, linear
 from alorakit.bindings.mellea.checks import as_trained, asked_as_trained, judged, read, said, system_prompt_of
+from alorakit.bindings.mellea.errors import StreamingUnsupportedError
 from alorakit.bindings.mellea.hooks import reported
 from alorakit.bindings.mellea.intrinsics import Chat, IntrinsicCall
 from alorakit.bindings.mellea.options import THINKING_VARIABLES, CallOptions
 from alorakit.bindings.mellea.thunks import Answered, Call, computed, start, written
+from alorakit.bindings.schemas import fields_only
 from alorakit.engine.async_engine import AsyncEngine
 from alorakit.engine.errors import ConfigError, MissingInvocationError, RequestError
 from alorakit.engine.mixed import GenerateRequest
@@ -104,11 +106,11 @@ class Answers:
 
         Raises:
             AlorakitError: The chat cannot be rewritten, or the adapter has no ``io.yaml`` or is not loaded.
-            RequestError: The answer is to be streamed.
+            StreamingUnsupportedError: The answer is to be streamed.
         """
         if options.stream:
-            raise RequestError(
-                "an adapter function's answer is read as a whole and cannot be streamed; drop ModelOption.STREAM"
+            raise StreamingUnsupportedError(
+                "Intrinsics do not support streaming, as their answers are read as a whole; drop ModelOption.STREAM"
             )
         self._adapters.info(key)  # say now that it is not loaded, and how to load it
         tools = self._tools(None, ctx, options, tool_calls)
@@ -126,13 +128,18 @@ class Answers:
         """
         params = options.params(**_structure(format))
         prompts = [self._formatter.print(action) for action in actions]
-        outputs = await self._serving.batch([GenerateRequest(prompt, params) for prompt in prompts])
+        outputs = await self._serving.batch([GenerateRequest(self._start_of(prompt), params) for prompt in prompts])
         thunks = []
         for action, prompt, output in zip(actions, prompts, outputs, strict=True):
             assert isinstance(output, RequestOutput)
             call = Call(action, None, prompt, options, self._model, format=format)
             thunks.append(computed(call, written(output)))
         return thunks
+
+    def _start_of(self, prompt: str) -> str | list[int]:
+        """The prompt itself; where it comes to no token, the one that texts begin with, as transformers has it."""
+        bos = self._tokenizer.bos_token_id
+        return prompt if bos is None or self._tokenizer.encode(prompt) else [bos]
 
     async def _written(self, request: GenerateRequest) -> Answered:
         [output] = await self._serving.batch([request])
@@ -186,4 +193,4 @@ def _structure(format: Any) -> dict[str, Any]:
         return {}
     if not (isinstance(format, type) and issubclass(format, BaseModel)):
         raise RequestError(f"format={format!r:.80} must be a class that derives from pydantic.BaseModel")
-    return {"structured": format.model_json_schema()}
+    return {"structured": fields_only(format.model_json_schema())}

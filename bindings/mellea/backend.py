@@ -16,12 +16,13 @@ from alorakit.bindings.mellea.adapters import Adapters
 from alorakit.bindings.mellea.answers import Answers
 from alorakit.bindings.mellea.chats import linear, refuse_media
 from alorakit.bindings.mellea.checks import route
+from alorakit.bindings.mellea.errors import NoAdapterError
 from alorakit.bindings.mellea.options import CallOptions
 from alorakit.bindings.mellea.thunks import PROVIDER
 from alorakit.bindings.session.serving import give_back, lease
 from alorakit.engine.async_engine import AsyncEngine
 from alorakit.engine.engine import Engine
-from alorakit.engine.errors import AdapterNotFoundError, ClosedError, ConfigError
+from alorakit.engine.errors import ClosedError, ConfigError
 
 
 class MelleaBackend(FormatterBackend, AdapterVerbs):  # type: ignore[misc]
@@ -107,8 +108,9 @@ class MelleaBackend(FormatterBackend, AdapterVerbs):  # type: ignore[misc]
         elif isinstance(action, Intrinsic):
             key = self._adapters.find(action.intrinsic_name, tuple(kind.value for kind in action.adapter_types))
             if key is None:
-                raise AdapterNotFoundError(
-                    f"no adapter for {action.intrinsic_name!r}; registered are {self.list_adapters()}; call add_adapter"
+                raise NoAdapterError(
+                    f"this backend has no adapter for {action.intrinsic_name!r}; registered are "
+                    f"{self.list_adapters()}; call add_adapter"
                 )
             return self._answers.function(action, ctx, linear(ctx), key, options, tool_calls)
         return self._answers.chat(action, ctx, format, options, tool_calls)

@@ -45,6 +45,7 @@ _SAMPLING = (
     "ignore_eos",
     "stop_token_ids",
 )
+_OTHERS = ("n", "min_new_tokens", "temperature", "do_sample", "tool_choice")
 # The engine has its own answer to these, or none: said once, then ignored, as Mellea's other backends do.
 IGNORED = {
     ModelOption.CONTEXT_WINDOW: "the engine's window is set once, by max_model_len",
@@ -116,7 +117,7 @@ class CallOptions:
         sampling = _sampling(rest)
         template = {key: rest.pop(key) for key in list(rest) if key in template_variables}
         if rest:
-            known = sorted([*SPELLINGS, *_SAMPLING, "temperature", "do_sample", "tool_choice", *template_variables])
+            known = sorted([*SPELLINGS, *_SAMPLING, *_OTHERS, *template_variables])
             raise ConfigError(
                 f"unknown model options {sorted(map(str, rest))}; drop them, or use one of {', '.join(known)}"
             )
@@ -138,6 +139,10 @@ class CallOptions:
 def _sampling(options: dict[str, Any]) -> dict[str, Any]:
     """Take the sampling parameters out of ``options``; as in Mellea, a seed or a temperature asks for samples."""
     found = {name: options.pop(name) for name in _SAMPLING if name in options}
+    if (least := options.pop("min_new_tokens", None)) is not None:
+        found["min_tokens"] = least
+    if (number := options.pop("n", 1)) != 1:
+        raise ConfigError(f"n={number!r:.80} must be 1: a thunk holds one answer; call once for each")
     if (limit := options.pop(ModelOption.MAX_NEW_TOKENS, None)) is not None:
         found["max_tokens"] = limit
     stop = options.pop(ModelOption.STOP_SEQUENCES, None)

@@ -1,0 +1,27 @@
+"""JSON schemas of pydantic models, as an answer is to obey them."""
+
+from typing import Any
+
+
+def fields_only(schema: Any) -> Any:
+    """The schema with every object kept to the fields it names, unless it says itself what else it takes.
+
+    Pydantic ignores further fields, so its schemas allow them, and a small model that may go on writing fields does,
+    until the answer is cut off.
+
+    Args:
+        schema: A JSON schema, or a part of one. It is not changed.
+
+    Returns:
+        The closed copy.
+    """
+    if isinstance(schema, list):
+        return [fields_only(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {
+        key: value if key in ("default", "const", "enum") else fields_only(value) for key, value in schema.items()
+    }
+    if schema.get("type") == "object" and "properties" in schema:
+        closed.setdefault("additionalProperties", False)
+    return closed
