@@ -29,7 +29,6 @@ class AsyncEngine:
     ``async for``) gives the request up: its blocks are free before the next step.
 
     Attributes:
-        engine: The engine.
         config, model_config, tokenizer, model_name: The engine's.
     """
 
@@ -45,7 +44,7 @@ class AsyncEngine:
         engine.check_open()
         self.config, self.model_config = engine.config, engine.model_config
         self.tokenizer, self.model_name = engine.tokenizer, engine.model_name
-        self.engine = engine
+        self._engine = engine
         self._loaders: list[threading.Thread] = []
         self._stepper = Stepper(engine.scheduler, engine.loop, engine.config.max_waiting)
 
@@ -128,13 +127,18 @@ class AsyncEngine:
         self._open().remove_adapter(name)
 
     @property
+    def engine(self) -> Engine:
+        """The engine that is served: for its adapters and statistics, not for requests of its own."""
+        return self._engine
+
+    @property
     def adapters(self) -> Mapping[str, AdapterInfo]:
         """Registered adapters by name: a read-only snapshot."""
-        return self.engine.adapters
+        return self._engine.adapters
 
     def stats(self) -> EngineStats:
         """Counters since the engine was made, and what its cache holds now."""
-        return self.engine.stats()
+        return self._engine.stats()
 
     async def drain(self) -> None:
         """Wait until every request has its answer; those that come meanwhile get an EngineBusyError."""
@@ -146,7 +150,7 @@ class AsyncEngine:
         await self._stepper.stop()
         for thread in self._loaders:
             thread.join()
-        self.engine.close()
+        self._engine.close()
 
     def detach(self, wait: bool = True) -> None:
         """End every request and stop the thread, but leave the engine open; may be called from any thread.
@@ -158,11 +162,11 @@ class AsyncEngine:
 
     def check_integrity(self) -> None:
         """As :meth:`Engine.check_integrity`; only while nothing runs (after :meth:`drain`)."""
-        self.engine.check_integrity()
+        self._engine.check_integrity()
 
     def _open(self) -> Engine:
         self._stepper.check_open()
-        return self.engine
+        return self._engine
 
     async def _answered(self, sequences: list[Sequence]) -> None:
         """Run sequences to their end; whatever happens to the caller, none is left behind."""

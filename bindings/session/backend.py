@@ -73,10 +73,9 @@ class EngineBackend:
         self.model_options = dict(model_options or {})
         self.default_to_constraint_checking_alora = True
         self._owns_engine, self._closed, self._pid = engine is None, False, os.getpid()
-        self._running: Any = engine if inspect.iscoroutinefunction(getattr(engine, "batch", None)) else None
-        running: Any = self._running
-        given: Any = engine if running is None else running.engine
-        self.engine: Engine = given if given is not None else _load(str(model_id), config)
+        given: Any = engine
+        self._running: Any = given if inspect.iscoroutinefunction(getattr(given, "batch", None)) else None
+        self.engine: Engine = _load(str(model_id), config) if given is None else getattr(self._running, "engine", given)
         weakref.finalize(self, give_back_soon, GENERATION.loop, self.engine, id(self))
 
     def add_adapter(self, adapter: CustomIntrinsicAdapter, *, replace: bool = False) -> None:

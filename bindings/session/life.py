@@ -2,13 +2,16 @@
 
 from contextvars import ContextVar, Token
 from types import NoneType, TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from uuid import uuid4
 
 from alorakit.bindings.session.backend import EngineBackend
 from alorakit.bindings.session.context import Context, SimpleContext
 from alorakit.bindings.session.kinds import demand
 from alorakit.engine.errors import ConfigError, ContextTypeError
+
+if TYPE_CHECKING:
+    from alorakit.bindings.session.session import MelleaSession
 
 _ACTIVE: "ContextVar[SessionLife | None]" = ContextVar("alorakit_session", default=None)
 
@@ -76,7 +79,7 @@ class SessionLife:
         self.ctx = contexts[-1]
 
 
-def get_session() -> SessionLife:
+def get_session() -> "MelleaSession":
     """The session whose ``with`` block this is.
 
     Raises:
@@ -85,4 +88,4 @@ def get_session() -> SessionLife:
     session = _ACTIVE.get()
     if session is None:
         raise ConfigError("no session is active; call this inside `with start_session(...):`")
-    return session
+    return session  # type: ignore[return-value]  # whoever enters one is a MelleaSession

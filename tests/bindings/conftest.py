@@ -24,8 +24,10 @@ from alorakit.engine.request import (
     Timing,
     Usage,
 )
+from tests.bindings import served
 from tests.training.mellea_reader import mellea_folder
 
+engine, served_folder, session = served.engine, served.served_folder, served.session  # fixtures for all tests here
 TIMING = Timing(0.0, 0.001, 0.002)
 STOP = 0
 

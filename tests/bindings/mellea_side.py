@@ -9,7 +9,8 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from session_programs import PROGRAMS, SIGNATURES, cases, options, parameters, rendered
+from session_cases import cases
+from session_programs import PROGRAMS, SIGNATURES, options, parameters, rendered
 
 
 def mellea_names() -> SimpleNamespace:

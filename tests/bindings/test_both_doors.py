@@ -9,7 +9,8 @@ import pytest
 import alorakit.bindings.session as ours
 from alorakit.bindings.session import ChatContext, EngineBackend, MelleaSession, SimpleContext
 from tests.bindings.conftest import FakeAsyncEngine, FakeEngine
-from tests.bindings.session_programs import PROGRAMS, Program, cases, rendered
+from tests.bindings.session_cases import cases
+from tests.bindings.session_programs import PROGRAMS, Program, rendered
 
 API = SimpleNamespace(**vars(ours), MObject=None)
 

@@ -1,61 +1,18 @@
 """Sessions on a real, tiny engine: shared batches, threads, event loops, forks, and what is left behind."""
 
 import asyncio
-import gc
-import multiprocessing
 import threading
-import weakref
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from alorakit import AsyncEngine, ChatContext, Engine, EngineBackend, MelleaSession, req
-from alorakit.bindings.session import Message, ModelOption, ModelOutputThunk, SimpleContext, simple_validate
+from alorakit import ChatContext, Engine, SamplingParams, req
+from alorakit.bindings.session import Message, ModelOption, SimpleContext, simple_validate
 from alorakit.engine.errors import ClosedError, StreamError
-from alorakit.engine.manifest import Manifest
-from tests.engine.folders import make_adapter, make_model
+from tests.bindings.served import SHORT, stepping
 
 LONG = "The pump vibrates at 3100 RPM, and a connecting rod is suspected. " * 8
-SHORT = {ModelOption.MAX_NEW_TOKENS: 6}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> Path:
-    """A tiny model, and beside it two adapters: one with labels, and one that answers by yes and no."""
-    made = tmp_path_factory.mktemp("serving")
-    model = make_model(made / "model", tiny_tokenizer_dir, max_position_embeddings=2048)
-    for seed, (name, manifest) in enumerate(
-        {
-            "parts": Manifest(labels=("rod", "pump", "none"), invocation="check", fail_labels=("none",)),
-            "checker": Manifest(labels=("yes", "no"), invocation="check", requirements=True),
-        }.items()
-    ):
-        adapter = make_adapter(made / name, model, ["q_proj", "v_proj"], 4, [301, 17, 302], seed)
-        (adapter / "alorakit.json").write_text(manifest.to_json())
-    return made
-
-
-@pytest.fixture
-def engine(folder: Path) -> Iterator[Engine]:
-    with Engine.from_pretrained(folder / "model", dtype="float32", device="cpu", block_size=16) as made:
-        for name in ("parts", "checker"):
-            made.add_adapter(name, folder / name)
-        yield made
-        made.check_integrity()
-
-
-@pytest.fixture
-def session(engine: Engine) -> Iterator[Callable[..., MelleaSession]]:
-    backend = EngineBackend(engine=engine, model_options=SHORT)
-    yield lambda ctx=None: MelleaSession(backend, ctx or ChatContext())
-    backend.close()
-
-
-def stepping() -> int:
-    return sum(thread.name == "alorakit-step" for thread in threading.enumerate())
 
 
 def test_many_requirements_cost_one_prefill(session: Any, engine: Engine) -> None:
@@ -123,8 +80,6 @@ def test_the_engine_is_free_between_calls_and_after_close(session: Any, engine: 
     m = session()
     said = m.chat("hi")
     ids = engine.tokenizer.render([{"role": "user", "content": "hi"}], add_generation_prompt=True)
-    from alorakit import SamplingParams
-
     for _ in range(20):
         assert engine.generate([ids], SamplingParams(max_tokens=6))[0].text == said.content
         m.reset()
@@ -219,95 +174,6 @@ def test_a_function_that_exits_ends_its_call_alone(session: Any) -> None:
             call()
     assert m.ctx.is_root_node
     m.chat("hi")
-
-
-def _ask(m: MelleaSession, answers: Any) -> None:
-    with pytest.raises(ClosedError, match="forked"):
-        asyncio.run(m.ctx.last_output().avalue())  # type: ignore[union-attr]  # the parent generates it
-    m.reset()
-    answers.put([m.chat("hi").content, m.validate(req("r", adapter="checker"))[0].label])
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_forked_process_has_sessions_of_its_own(session: Any) -> None:
-    m = session()
-    want = [m.chat("hi").content, m.validate(req("r", adapter="checker"))[0].label]
-    endless = {ModelOption.MAX_NEW_TOKENS: 1500, ModelOption.MIN_TOKENS: 1500}
-    under_way = asyncio.run(m.aact(Message("user", "hi"), model_options=endless))
-    context = multiprocessing.get_context("fork")
-    answers = context.Queue()
-    child = context.Process(target=_ask, args=(m, answers))
-    child.start()
-    try:
-        assert answers.get(timeout=60) == want
-        child.join(60)
-        assert child.exitcode == 0
-    finally:
-        child.kill()
-    asyncio.run(under_way.cancel_generation())
-    assert m.clone().ctx.last_output() is under_way
-
-
-def test_two_backends_share_an_engine(engine: Engine) -> None:
-    first, second = EngineBackend(engine=engine, model_options=SHORT), EngineBackend(engine=engine, model_options=SHORT)
-    assert first.running() is second.running()
-    first.close()
-    said = MelleaSession(second).chat("hi")
-    second.close()
-    assert stepping() == 0
-
-    async def main() -> None:
-        served = AsyncEngine(engine)
-        third = EngineBackend(engine=served, model_options=SHORT)
-        assert third.engine is engine
-        assert await MelleaSession(third).achat("hi") == said
-        await third.aclose()
-        assert len((await served.generate("hi"))[0].token_ids) > 0
-        served.detach()
-
-    asyncio.run(main())
-
-
-def test_a_backend_that_nobody_holds_stops_stepping(engine: Engine) -> None:
-    backend = EngineBackend(engine=engine, model_options=SHORT)
-    MelleaSession(backend).chat("hi")
-    [thread] = [thread for thread in threading.enumerate() if thread.name == "alorakit-step"]
-    gone = weakref.ref(backend)
-    del backend
-    gc.collect()
-    assert gone() is None
-    thread.join(10)
-    assert not thread.is_alive()
-
-
-def test_closing_fails_what_is_under_way(engine: Engine) -> None:
-    backend = EngineBackend(engine=engine)
-    m = MelleaSession(backend)
-    endless = {ModelOption.MAX_NEW_TOKENS: 1500, ModelOption.MIN_TOKENS: 1500}
-
-    async def main() -> ModelOutputThunk[Any]:
-        output = await m.aact(Message("user", "hi"), model_options=endless)
-        while engine.stats().running == 0:
-            await asyncio.sleep(0.001)
-        await backend.aclose()
-        with pytest.raises(ClosedError, match="closed while it answered"):
-            await output.avalue()
-        return output
-
-    output = asyncio.run(main())
-    assert not output.is_computed() and isinstance(output.error, ClosedError)
-    engine.close()
-    with pytest.raises(ClosedError, match="the engine is closed"):
-        MelleaSession(EngineBackend(engine=engine)).chat("hi")
-
-
-def test_a_backend_frees_the_engine_it_built(folder: Path) -> None:
-    backend = EngineBackend(folder / "model", model_options=SHORT, dtype="float32", device="cpu")
-    assert MelleaSession(backend).query({"a": 1}, "What is a?").value is not None
-    backend.close()
-    with pytest.raises(ClosedError):
-        backend.engine.generate("x")
-    assert stepping() == 0
 
 
 def test_one_check_of_a_stream_sees_it_whole(session: Any) -> None:

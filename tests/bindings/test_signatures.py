@@ -15,6 +15,17 @@ ADDED = {
     "Requirement.__init__": ["adapter"],  # which adapter checks it
     "ValidationResult.__init__": ["label", "probabilities", "usage"],  # what adapters tell
     "Message.__init__": ["token_ids"],  # so that what was generated is found in the cache
+    # Checks while an answer is written.
+    **{
+        name: ["check_every"]
+        for name in (
+            "MelleaSession.instruct",
+            "MelleaSession.ainstruct",
+            "RejectionSamplingStrategy.__init__",
+            "RepairTemplateStrategy.__init__",
+            "MultiTurnStrategy.__init__",
+        )
+    },
     "ModelOutputThunk.__init__": ["token_ids", "prompt", "usage", "finish_reason", "timing"],
 }
 # Whole signatures that differ.
