@@ -1,0 +1,70 @@
+"""What the Hub's errors mean, in a line; whatever HTTP library its client uses."""
+
+from collections.abc import Iterator
+
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+_MAX_LENGTH = 300
+
+
+def status(exc: BaseException) -> int | None:
+    """HTTP status of the answer that an error, or what caused it, is about; None if there was no answer."""
+    for error in _chain(exc):
+        if isinstance(error, HfHubHTTPError):
+            return int(error.response.status_code)
+    return None
+
+
+def is_connection_error(exc: BaseException) -> bool:
+    """Whether no answer came: no connection, one that broke, a timeout."""
+    kinds = [kind.__name__ for error in _chain(exc) for kind in type(error).__mro__]
+    return status(exc) is None and bool({"TransportError", "ConnectionError", "TimeoutError"} & set(kinds))
+
+
+def is_offline(exc: BaseException) -> bool:
+    """Whether ``HF_HUB_OFFLINE`` forbade the request."""
+    return any(isinstance(error, OfflineModeIsEnabled) for error in _chain(exc))
+
+
+def reason(exc: BaseException, repo_id: str, revision: str | None = None) -> str:
+    """Why a repository cannot be had.
+
+    Args:
+        exc: What the Hub's client raised.
+        repo_id: The repository.
+        revision: What was asked for.
+    """
+    if is_offline(exc):
+        return "it is not in the local cache, and HF_HUB_OFFLINE is set"
+    if isinstance(exc, RevisionNotFoundError):
+        return f"the repository {repo_id} has no revision {revision!r}"
+    if isinstance(exc, GatedRepoError):
+        return f"{repo_id} is gated: ask for access on its page, and set HF_TOKEN or run: hf auth login"
+    if isinstance(exc, RepositoryNotFoundError):
+        return (
+            f"404, there is no repository {repo_id}, or it is private: then set HF_TOKEN to a token that may read it, "
+            "or run: hf auth login"
+        )
+    return first_line(exc)
+
+
+def first_line(exc: BaseException) -> str:
+    """An error's first line, or its kind; what the server said goes before the client's words."""
+    said = next((error.server_message for error in _chain(exc) if isinstance(error, HfHubHTTPError)), None)
+    code = status(exc)
+    lines = [line.strip() for line in str(said or exc).splitlines() if line.strip()]
+    text = (lines[0] if lines else type(exc).__name__).rstrip(".")[:_MAX_LENGTH]
+    return f"{code}: {text}" if code is not None and str(code) not in text else text
+
+
+def _chain(exc: BaseException) -> Iterator[BaseException]:
+    seen: BaseException | None = exc
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__
