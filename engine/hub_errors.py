@@ -55,12 +55,17 @@ def reason(exc: BaseException, repo_id: str, revision: str | None = None) -> str
 
 
 def first_line(exc: BaseException) -> str:
-    """An error's first line, or its kind; what the server said goes before the client's words."""
-    said = next((error.server_message for error in _chain(exc) if isinstance(error, HfHubHTTPError)), None)
-    code = status(exc)
-    lines = [line.strip() for line in str(said or exc).splitlines() if line.strip()]
-    text = (lines[0] if lines else type(exc).__name__).rstrip(".")[:_MAX_LENGTH]
-    return f"{code}: {text}" if code is not None and str(code) not in text else text
+    """What an error says, on one line: the server's words before those of the client, after what it was about."""
+    texts: list[str] = []
+    for error in _chain(exc):
+        if isinstance(error, HfHubHTTPError):
+            if not texts or str(error.response.status_code) not in texts[-1]:
+                texts.append(str(error.response.status_code))
+            said = error.server_message or str(error).strip().splitlines()[0]
+            texts += [said] if said not in " ".join(texts) else []
+            break
+        texts.append(str(error) or type(error).__name__)
+    return " ".join(" ".join(text.split()).rstrip(".:") + ":" for text in texts)[:-1][:_MAX_LENGTH]
 
 
 def _chain(exc: BaseException) -> Iterator[BaseException]:

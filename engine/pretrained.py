@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from alorakit.engine.errors import AdapterError, ModelNotFoundError, shown
-from alorakit.engine.files import read_json_object
+from alorakit.engine.files import is_file, read_json_object
 from alorakit.engine.gguf import MARKER_NAME, convert_gguf
 
 DEMO_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -113,6 +113,20 @@ def resolve_adapter(name: str | Path, revision: str | None = None) -> Path:
         raise AdapterError(
             f"{text!r:.200} is not a folder, and not an adapter that the Hub has ({exc}); {_ADAPTER_REMEDY}"
         ) from exc
+
+
+def local_model(name: str) -> Path | None:
+    """A model's folder, if it is on this machine already: a folder, or in a cache; no network, nothing converted."""
+    from alorakit.engine.hub import cached_folder, is_repo_id
+
+    try:
+        candidates = [Path(name).expanduser()]
+    except RuntimeError:
+        return None
+    if is_repo_id(name):
+        candidates += [cached for cached in [cached_folder(name)] if cached is not None]
+        candidates += [cache_dir() / _DEMO_FOLDER] if name == DEMO_MODEL else []
+    return next((path for path in candidates if is_file(path / "tokenizer.json")), None)
 
 
 def _hub_name(text: str, revision: str | None, kind: str) -> tuple[str, str | None, str]:

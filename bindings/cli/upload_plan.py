@@ -14,6 +14,7 @@ from alorakit.engine.errors import AdapterError, ConfigError
 from alorakit.engine.hub import is_repo_id
 from alorakit.engine.manifest import MANIFEST_NAME
 from alorakit.training.adapter_folder import CARD_NAME, CONFIG_NAME, FILES, PICTURE_NAME
+from alorakit.training.card_mark import is_untouched, marked
 from alorakit.training.io_yaml import IO_YAML_NAME
 
 COLLECTION_CARD = "INTRINSIC_README.md"  # where Mellea's trainer puts the card of a whole repository
@@ -164,7 +165,9 @@ def _renamed(name: str, content: bytes, info: AdapterInfo, base: str) -> bytes:
         return content if raw.get(key) == base else (json.dumps({**raw, key: base}, indent=2) + "\n").encode()
     if name == CARD_NAME:
         for old in {info.base_model, info.manifest.base_model if info.manifest else ""} - {"", base}:
+            untouched = is_untouched(content.decode())
             content = content.replace(old.encode(), base.encode())
+            content = marked(content.decode()).encode() if untouched else content
     return content
 
 
