@@ -27,6 +27,16 @@ def is_connection_error(exc: BaseException) -> bool:
     return status(exc) is None and bool({"TransportError", "ConnectionError", "TimeoutError"} & set(kinds))
 
 
+def request_path(exc: BaseException) -> str:
+    """Path of the request that failed; empty if there was none."""
+    for error in _chain(exc):
+        try:
+            return str(error.request.url.path)  # type: ignore[attr-defined]
+        except (AttributeError, RuntimeError):  # no HTTP library's error, or one from before there was a request
+            continue
+    return ""
+
+
 def is_offline(exc: BaseException) -> bool:
     """Whether ``HF_HUB_OFFLINE`` forbade the request."""
     return any(isinstance(error, OfflineModeIsEnabled) for error in _chain(exc))
@@ -64,7 +74,7 @@ def first_line(exc: BaseException) -> str:
             said = error.server_message or str(error).strip().splitlines()[0]
             texts += [said] if said not in " ".join(texts) else []
             break
-        texts.append(str(error) or type(error).__name__)
+        texts += [said] if (said := str(error) or type(error).__name__) not in texts else []
     return " ".join(" ".join(text.split()).rstrip(".:") + ":" for text in texts)[:-1][:_MAX_LENGTH]
 
 

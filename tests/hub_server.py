@@ -45,8 +45,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append(request)
         fault = next((fault for fault in self.hub.faults if fault.hits(request)), None)
         if fault is not None and fault.kind == "cut":
-            if self.command in ("POST", "PUT"):
-                self.rfile.read(1)  # in the middle of what comes
+            self.rfile.read(int(self.headers.get("Content-Length") or 0) // 2)
             return self._cut()
         body = self._body()
         try:
@@ -57,9 +56,11 @@ class _Handler(BaseHTTPRequestHandler):
             headers = {"X-Error-Code": refused.code} if refused.code else {}
             headers["X-Error-Message"] = refused.error
             return self._send(refused.status, json.dumps(refused.body).encode(), headers)
+        content, headers = found if isinstance(found, tuple) else (json.dumps(found).encode(), {})
+        if fault is not None and fault.kind == "half":
+            self._send(200, content, headers, len(content) // 2)
         if fault is not None:
             return self._cut()
-        content, headers = found if isinstance(found, tuple) else (json.dumps(found).encode(), {})
         return self._send(200, content, headers)
 
     do_GET = do_HEAD = do_POST = do_PUT = answer
@@ -84,13 +85,14 @@ class _Handler(BaseHTTPRequestHandler):
             return b"".join(parts)
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
-    def _send(self, status: int, content: bytes, headers: dict[str, str]) -> None:
+    def _send(self, status: int, content: bytes, headers: dict[str, str], sent: int | None = None) -> None:
         self.send_response(status)
         for name, value in {"Content-Type": "application/json", "Content-Length": str(len(content)), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(content)
+            self.wfile.write(content[:sent])
+            self.wfile.flush()
 
     def _cut(self) -> None:
         self.close_connection = True

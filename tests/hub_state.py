@@ -19,8 +19,8 @@ LARGE = (".safetensors", ".png", ".bin")
 class Fault:
     """Requests that go wrong.
 
-    ``kind``: a status; ``"cut"``, the connection breaks before the request is done; ``"lost"``, it is done, and then
-    the connection breaks.
+    ``kind``: a status; ``"cut"``, the connection breaks in the middle of the request; ``"lost"``, what it asks is done,
+    and then the connection breaks; ``"half"``, it breaks in the middle of the answer.
     """
 
     pattern: str

@@ -63,7 +63,7 @@ class TrainReport:
     dtype: str = ""
     data_digest: str = ""
     identity: dict[str, Any] = field(default_factory=dict)
-    per_class: tuple[tuple[str, float, float, float, int], ...] = ()
+    per_class: list[list[Any]] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
 
     def to_json(self, config: TrainConfig) -> str:

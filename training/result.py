@@ -58,7 +58,7 @@ def report_of(run: Run, path: Path) -> TrainReport:
         dtype=str(run.model.decoder.dtype).removeprefix("torch."),
         data_digest=run.identity.data,
         identity=vars(run.identity),
-        per_class=tuple(tuple(row) for row in at.best.get("per_class", ())),
+        per_class=[list(row) for row in at.best.get("per_class", ())],
         versions={name: version(name) for name in _VERSIONS},
     )
 

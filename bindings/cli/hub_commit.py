@@ -19,11 +19,12 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
 from alorakit.engine.errors import ConfigError, HubError
-from alorakit.engine.hub_errors import first_line, is_connection_error, is_offline, reason, status
+from alorakit.engine.hub_errors import first_line, is_connection_error, is_offline, reason, request_path, status
 
 _T = TypeVar("_T")
 _TRIES = 3
 _PAUSE_S = 1.0
+_LOOKING_AFTER = "looking at the commit in"
 _AGAIN = "run the same command again, what has arrived is not sent twice"
 
 
@@ -156,7 +157,7 @@ class Repository:
 
     def _verify(self, oid: str, files: Mapping[str, bytes]) -> None:
         """See that a commit holds what was sent: a ``.gitignore`` of the repository leaves files out silently."""
-        found = self._ask("looking at the commit", lambda: self._paths([*files], oid))
+        found = self._ask(_LOOKING_AFTER, lambda: self._paths([*files], oid))
         there = {entry.path: (entry.size, entry.lfs.sha256 if entry.lfs else None) for entry in found}
         wrong = [
             path
@@ -186,6 +187,10 @@ class Repository:
     def _message(self, doing: str, exc: Exception) -> str:
         said, code = first_line(exc), status(exc)
         left = f"{self.name} was made and is empty" if self.created else "nothing was changed there"
+        if "/commit/" in request_path(exc) and (code is None or code >= 500):
+            left = "whether the commit was made is not known"
+        elif doing == _LOOKING_AFTER:
+            left = "the commit was made, and not looked at"
         settings = f"{constants.ENDPOINT}/settings/tokens"
         if is_offline(exc):
             why = "HF_HUB_OFFLINE is set; unset it to upload"
@@ -206,8 +211,6 @@ class Repository:
             why = f"the Hub fails; {_AGAIN}"
         elif is_connection_error(exc):
             why = f"no answer from {constants.ENDPOINT}; see to the network, then {_AGAIN}"
-            if doing == "uploading":
-                left = "whether the commit was made is not known"
         else:
             why = "see what it says, and change it"
         return f"{doing} {self.name}: {said}; {left}; {why}"

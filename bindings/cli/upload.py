@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from dataclasses import asdict
 from logging import ERROR
 from pathlib import Path
@@ -119,7 +120,7 @@ def _send(
     from alorakit.bindings.cli.hub_commit import Repository
 
     logging.set_verbosity(ERROR)  # a try that failed is no news if the next one does not
-    if quiet:
+    if quiet or not sys.stderr.isatty():
         disable_progress_bars()
     repository = Repository(name, revision)
     repository.open(private)

@@ -1,14 +1,18 @@
-"""``hub``: a hub on loopback, which the Hub's client of this process talks to."""
+"""``hub``: a hub on loopback, which the Hub's client of this process talks to; ``folder``: an adapter to upload."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from huggingface_hub import constants
 from huggingface_hub.utils import _http
+from typer.testing import CliRunner
 
 from alorakit.bindings.cli import hub_commit
+from alorakit.bindings.cli.main import m_app
+from tests.bindings.hub_folders import make_adapter
 from tests.hub_server import serve
 from tests.hub_state import Hub
 
@@ -30,3 +34,24 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         _http.close_session()
         yield served
         _http.close_session()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_adapter(tmp_path / "my_adapter")
+
+
+def upload(folder: Path, *more: str, code: int = 0, name: str = "org/my_adapter") -> Any:
+    result = CliRunner().invoke(m_app(), ["alora", "upload", str(folder), "--name", name, *more])
+    assert result.exit_code == code, result.output
+    if code:
+        [line] = result.stderr.splitlines()
+        assert line.startswith("error: ")
+        return line
+    return result
+
+
+def sent(hub: Hub, name: str = "org/my_adapter", branch: str = "main") -> dict[str, bytes]:
+    files = dict(hub.repos[name].branches[branch][-1].files)
+    del files[".gitattributes"]
+    return files

@@ -16,6 +16,10 @@ from alorakit.training.report import TrainReport
 
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 INVOCATION = "<|start_of_role|>check_requirement<|end_of_role|>"
+FILES = {
+    "README.md", "adapter_config.json", "adapter_model.safetensors", "alorakit.json", "io.yaml", "training.json",
+    "training.png",
+}  # fmt: skip
 SHAPES = {"q_proj": (16, 16), "k_proj": (16, 8), "v_proj": (16, 8)}
 
 

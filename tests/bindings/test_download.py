@@ -100,12 +100,14 @@ def test_what_is_cached_needs_no_hub(hub: Hub, tmp_path: Path, monkeypatch: pyte
     assert len(hub.requests) == asked
 
 
-def test_a_download_that_breaks_is_gone_on_with(hub: Hub, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [500, "cut", "half"])
+def test_a_download_that_breaks_is_not_taken_for_whole(hub: Hub, tmp_path: Path, kind: int | str) -> None:
     files = adapter(tmp_path)
     hub.add("org/x", files)
-    hub.faults.append(Fault("GET /org/x/resolve/.*safetensors", 500, times=99))
-    with pytest.raises(AdapterError, match="500"):
+    hub.faults.append(Fault("GET /org/x/resolve/.*safetensors", kind, times=99))
+    with pytest.raises(AdapterError, match="not an adapter that the Hub has"):
         resolve_adapter("org/x")
+    assert hub.faults[0].times < 99
     hub.faults.clear()
     folder = resolve_adapter("org/x")
     assert (folder / "adapter_model.safetensors").read_bytes() == files["adapter_model.safetensors"]
