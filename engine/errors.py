@@ -52,6 +52,10 @@ class AdapterError(AlorakitError, ValueError):
     """An adapter folder cannot be loaded: unsupported feature, wrong shapes, broken files."""
 
 
+class HubError(AlorakitError, OSError):
+    """The Hub refused what it was asked, or could not be reached; nothing was changed there, or the message says so."""
+
+
 class AdapterNotFoundError(AlorakitError, KeyError):
     """No adapter is registered under that name."""
 
