@@ -65,7 +65,13 @@ class MelleaBackend(FormatterBackend, AdapterVerbs):  # type: ignore[misc]
             raise ConfigError(f"{sorted(config)} configure a new engine; a ready one already has its settings")
         if engine is not None and not isinstance(engine, Engine | AsyncEngine):
             raise ConfigError(f"engine={engine!r:.80} is no engine; give what Engine.from_pretrained returns")
-        built = engine if engine is not None else Engine.from_pretrained(str(name), **config)
+        built: Any = engine if engine is not None else Engine.from_pretrained(str(name), **config)
+        try:  # rather than at the first call, and before a thread is started
+            CallOptions.of(model_options or {}, None, built.tokenizer.template_variables)
+        except ConfigError:
+            if engine is None:
+                built.close()
+            raise
         self._owns_engine, self._shared = engine is None, isinstance(engine, AsyncEngine)
         self._serving = built if isinstance(built, AsyncEngine) else lease(built, id(self))
         self.engine: Engine = self._serving.engine
@@ -80,7 +86,6 @@ class MelleaBackend(FormatterBackend, AdapterVerbs):  # type: ignore[misc]
         self.default_to_constraint_checking_alora = default_to_constraint_checking_alora
         self._serve_adapters(Adapters(self.engine))
         self._answers = Answers(self._serving, self._adapters, self.formatter, self._model_id)
-        self._options(None)  # raise now rather than at the first call
 
     # --- generation -----------------------------------------------------------------------------------------------
 
