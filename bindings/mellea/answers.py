@@ -86,7 +86,12 @@ class Answers:
             if not isinstance(requirement, ALoraRequirement):
                 action = ALoraRequirement(requirement.description, name, adapter_types=(AdapterType(info.kind),))
             return self.function(action, ctx, spans, key, options, tool_calls=False, requirement=requirement)
-        messages = as_messages(as_trained(spans), self._formatter, options.system_prompt or system_prompt_of(ctx))
+        asked_about = as_trained(spans)
+        # A row of the training data had no system prompt; a chat had the one that it was generated under.
+        system = (
+            options.own_system_prompt if asked_about is not spans else options.system_prompt or system_prompt_of(ctx)
+        )
+        messages = as_messages(asked_about, self._formatter, system)
         asked = question(self._tokenizer, info, self.texts.restore(messages), requirement.description)
         verdict = reported(self._adapters.adapter(key), self._verdict(requirement, asked))
         thunk = start(Call(requirement, spans, messages, options, self._model, key), verdict)

@@ -65,6 +65,7 @@ class CallOptions:
         sampling: Fields of :class:`SamplingParams` that were given.
         template: Variables for the chat template.
         system_prompt: Text of the system message, or None.
+        own_system_prompt: The same, if the call itself gives it.
         stream: Whether the thunk is to be filled piece by piece.
         stream_timeout: Seconds to wait for a piece; None: for ever.
         tool_choice: ``"auto"``, ``"none"`` or a tool's name; None if not given.
@@ -75,6 +76,7 @@ class CallOptions:
     sampling: dict[str, Any]
     template: dict[str, Any]
     system_prompt: str | None = None
+    own_system_prompt: str | None = None
     stream: bool = False
     stream_timeout: float | None = DEFAULT_CHUNK_TIMEOUT
     tool_choice: str | None = None
@@ -94,9 +96,9 @@ class CallOptions:
         Raises:
             ConfigError: An option that nothing here understands, or one of the wrong type.
         """
-        merged = resolve_model_options(
-            backend_defaults=dict(defaults), remap=SPELLINGS, call_options=None if given is None else dict(given)
-        )
+        own = None if given is None else dict(given)
+        merged = resolve_model_options(backend_defaults=dict(defaults), remap=SPELLINGS, call_options=own)
+        asked = resolve_model_options(backend_defaults={}, remap=SPELLINGS, call_options=own)
         rest = {key: value for key, value in merged.items() if value is not None}
         ignored = {key: why for key, why in IGNORED.items() if rest.pop(key, None)}
         system = rest.pop(ModelOption.SYSTEM_PROMPT, None)
@@ -121,7 +123,8 @@ class CallOptions:
             raise ConfigError(
                 f"unknown model options {sorted(map(str, rest))}; drop them, or use one of {', '.join(known)}"
             )
-        return cls(merged, sampling, {**template, **thinking}, system, stream, timeout, choice, ignored)
+        own_system = asked.get(ModelOption.SYSTEM_PROMPT)
+        return cls(merged, sampling, {**template, **thinking}, system, own_system, stream, timeout, choice, ignored)
 
     def params(self, **fixed: Any) -> SamplingParams:
         """Sampling parameters: greedy and at most 256 new tokens unless the caller says otherwise.

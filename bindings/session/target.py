@@ -29,7 +29,6 @@ async def target(context: Context, output: Text | None, input: Text | None) -> t
     """
     for name, given in (("output", output), ("input", input)):
         demand(name, given, (str, CBlock, ModelOutputThunk, NoneType))
-    empty = context.is_root_node
     if input is not None:
         context = context.add(CBlock(input) if isinstance(input, str) else input)
     if output is None:
@@ -40,5 +39,6 @@ async def target(context: Context, output: Text | None, input: Text | None) -> t
     await computed(context.as_list())
     if input is not None:
         return context, context.written()
-    row = not isinstance(output, ModelOutputThunk) or (empty and output.prompt is None)
+    alone = answered.prompt is None and len(context.written()) == 1
+    row = alone or not isinstance(output, ModelOutputThunk)
     return context, [Message("user", str(answered))] if row else None
