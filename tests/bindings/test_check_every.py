@@ -11,6 +11,7 @@ import torch
 from alorakit import ChatContext, EngineBackend, MelleaSession, req
 from alorakit.bindings.session import MultiTurnStrategy, RejectionSamplingStrategy, simple_validate
 from alorakit.engine.errors import ConfigError
+from tests.engine.folders import make_adapter
 
 INVOCATION = [301, 17, 302]
 OPTIONS = {"max_new_tokens": 96}
@@ -154,3 +155,22 @@ def test_many_at_once(session):
 
     results = asyncio.run(go())
     assert all(result.result.finish_reason == "check" for result in results)
+
+
+def test_the_example_of_the_readme(base, tmp_path, monkeypatch, capsys):
+    text = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"### Checks while writing.*?<!-- example -->\n```python\n(.*?)```", text, re.DOTALL)
+    manifest = {"labels": ["no_failure", "wear"], "fail_labels": ["no_failure", "wear"], "invocation": "@"}
+    (tmp_path / "checkpoints").mkdir()
+    folder = make_adapter(tmp_path / "checkpoints" / "my_adapter", base, ["q_proj"], 4, INVOCATION, 0)
+    (folder / "alorakit.json").write_text(json.dumps(manifest), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    name = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    code = code.replace(
+        f'"{name}"', f'{str(base)!r}, dtype="float32", device="cpu", model_options={{"max_tokens": 64}}'
+    )
+    code = code.replace("SmolLM2-135M-Instruct", base.name).replace('check_every="sentence"', "check_every=8")
+    exec(compile(code, "README.md", "exec"), {"__name__": "example"})
+    first, check, *_ = capsys.readouterr().out.splitlines()  # later attempts are sampled, and may end by themselves
+    assert first.startswith("check ")
+    assert re.match(r"([89]|1[0-2]) The failure mode must not be 'no_failure'\. False ", check)

@@ -49,8 +49,11 @@ def adapter(base, tmp_path_factory) -> Path:
     return folder
 
 
-def run(base: Path, adapter: Path, every, passing, max_tokens=64, **config):
-    """A watched answer; ``passing`` says for how many tokens the check passes, and statistics before and after."""
+def run(base: Path, adapter: Path, every, passing, max_tokens=64, text=None, **config):
+    """A watched answer and the statistics; ``passing`` says of a beginning whether the check passes.
+
+    ``text``: what is written, by masks; None: what the model likes.
+    """
 
     async def go():
         engine = Engine.from_pretrained(base, dtype="float32", device="cpu", block_size=16, **config)
@@ -62,7 +65,8 @@ def run(base: Path, adapter: Path, every, passing, max_tokens=64, **config):
                 ids = [*CONTEXT, *partial.token_ids, *INVOCATION]
                 return [Question(info, ScoreRequest(ids, ["yes", "no"], "check"), labels)]
 
-            stream = serving.stream(CONTEXT, SamplingParams(max_tokens=max_tokens, ignore_eos=True))
+            how = {"ignore_eos": True} if text is None else {"structured": [text]}
+            stream = serving.stream(CONTEXT, SamplingParams(max_tokens=max_tokens, **how))
             found = await watch(serving, stream, every, questions, ["ask"])
             await serving.drain()
             serving.check_integrity()
@@ -94,6 +98,21 @@ def test_the_first_failure_stops_the_answer(base, adapter):
     assert 16 <= found.checks[-1].num_tokens < 16 + 8
     assert len(found.token_ids) < 60
     assert stats.tokens_computed < 200
+
+
+def test_a_sentence_that_fails_is_the_last_but_one(base, adapter):
+    """Of a text that fails in its second sentence, at most the third is written, too."""
+    text = "The pump runs well. The SEAL leaks. " + "It hums and is warm. " * 12
+    whole, _ = run(base, adapter, "sentence", lambda partial: True, max_tokens=256, text=text.strip())
+    assert whole.text == text.strip()
+    assert len(whole.token_ids) > 100
+    assert len(whole.checks) > 3
+    found, stats = run(base, adapter, "sentence", lambda partial: "SEAL" not in partial.text, 256, text.strip())
+    assert [check.passed for check in found.checks] == [True, False]
+    assert found.checks[-1].text == "The pump runs well. The SEAL leaks."
+    assert len(found.text) <= len("The pump runs well. The SEAL leaks. It hums and is warm.")
+    assert len(found.token_ids) < len(whole.token_ids) / 2
+    assert stats.tokens_decoded < len(whole.token_ids) / 2
 
 
 def test_the_answer_is_the_same_as_without_checks(base, adapter):
