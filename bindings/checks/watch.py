@@ -142,6 +142,21 @@ class Boundaries:
         return next((t for t, c in self._ends if c >= ends[-1]), None)
 
 
+async def next_piece(stream: "AsyncStream", seconds: float | None = None) -> "StreamChunk | None":
+    """The next piece of a stream; None at its end.
+
+    Raises:
+        TimeoutError: It took longer than so many seconds; None: it may take as long as it likes.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await anext(stream, None)
+    except TimeoutError:
+        raise TimeoutError(
+            f"no piece of the answer came within stream_timeout={seconds} seconds; allow more, or leave it out"
+        ) from None
+
+
 async def watch(
     engine: "AsyncEngine",
     stream: "AsyncStream",
@@ -149,6 +164,7 @@ async def watch(
     questions: Callable[[Partial], Sequence[Question]],
     requirements: Sequence[str | None],
     on_chunk: "Callable[[StreamChunk], None]" = lambda chunk: None,
+    seconds: float | None = None,
 ) -> Watched:
     """Read a stream to its end, or until a check of what it has so far fails.
 
@@ -161,12 +177,14 @@ async def watch(
         questions: The checks of a beginning, one for each of ``requirements``.
         requirements: In words.
         on_chunk: Told every piece.
+        seconds: How long to wait for a piece; None: as long as it takes.
 
     Returns:
         The answer as far as it came, and every check.
 
     Raises:
         AlorakitError: The stream or a check failed; the stream is given up then.
+        TimeoutError: A piece took too long.
     """
     found, boundaries, began = Watched(), Boundaries(every), time.perf_counter()
     pending: Partial | None = None
@@ -180,7 +198,7 @@ async def watch(
         return [_record(words, partial, v, seconds) for words, v in zip(requirements, verdicts, strict=True)]
 
     try:
-        async for chunk in stream:
+        while (chunk := await next_piece(stream, seconds)) is not None:
             on_chunk(chunk)
             found.token_ids += chunk.token_ids
             found.text += chunk.text

@@ -104,6 +104,9 @@ class Options:
             raise ConfigError(f"unknown model options {', '.join(unknown)}; known ones are {known}")
         for key, kinds in _KINDS.items():
             demand(key, merged.get(key), (*(kinds if isinstance(kinds, tuple) else (kinds,)), NoneType), ConfigError)
+        timeout = merged.get(ModelOption.STREAM_TIMEOUT)
+        if timeout is not None and not timeout > 0:
+            raise ConfigError(f"stream_timeout={timeout!r:.80} must be above 0 seconds; give more, or leave it out")
         stop = merged.get(ModelOption.STOP_SEQUENCES)
         if stop is not None:
             if not isinstance(stop, list | tuple) or not all(isinstance(text, str) for text in stop):

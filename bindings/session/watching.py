@@ -61,16 +61,19 @@ class Watch:
         """The same over the answer to ``prompt``."""
         return replace(self, prompt=tuple(prompt))
 
-    async def read(self, running: "AsyncEngine", stream: "AsyncStream", flight: Flight) -> "RequestOutput":
+    async def read(
+        self, running: "AsyncEngine", stream: "AsyncStream", flight: Flight, seconds: float | None
+    ) -> "RequestOutput":
         """Read an answer to its end, or until a check fails; its output ends with ``finish_reason`` "check" then.
 
         Raises:
             AlorakitError: The answer or a check failed, or the backend was closed meanwhile.
+            TimeoutError: A piece took longer than so many seconds.
         """
         from alorakit.bindings.session.writing import alive
 
         words = [requirement.description for requirement in self.requirements]
-        watched = await watch(running, stream, self.every, self._questions, words, flight.push)
+        watched = await watch(running, stream, self.every, self._questions, words, flight.push, seconds)
         flight.checks, flight.latest = watched.checks, watched.latest
         return alive(watched.output) if watched.output is not None else _stopped(watched)
 

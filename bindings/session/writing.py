@@ -1,8 +1,8 @@
 """Writing one answer: whole, piece by piece, or watched by checks."""
 
-import asyncio
 from typing import TYPE_CHECKING
 
+from alorakit.bindings.checks.watch import next_piece
 from alorakit.bindings.session.flight import Flight
 from alorakit.bindings.session.options import Options
 from alorakit.bindings.session.watching import Watch
@@ -37,15 +37,14 @@ async def write(
     """
     from alorakit.engine.mixed import GenerateRequest
 
+    seconds = options.stream_timeout if options.stream else None
     if watch is not None:
-        return await watch.read(running, running.stream(ids, params), flight)
+        return await watch.read(running, running.stream(ids, params), flight, seconds)
     output: RequestOutput | None = None
     if options.stream:
         stream = running.stream(ids, params)
         try:
-            while output is None:
-                async with asyncio.timeout(options.stream_timeout):
-                    chunk = await anext(stream)
+            while (chunk := await next_piece(stream, seconds)) is not None:
                 flight.push(chunk)
                 output = chunk.output
         finally:
@@ -54,6 +53,7 @@ async def write(
         [answer] = await running.batch([GenerateRequest(ids, params)])
         assert not isinstance(answer, list)
         output = answer
+    assert output is not None, "a stream ends with an output, or raises"
     return alive(output)
 
 

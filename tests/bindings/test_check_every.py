@@ -143,6 +143,14 @@ def test_bad_input(session, options, message):
     assert session.ctx is before
 
 
+def test_a_piece_that_takes_too_long_ends_the_call(session):
+    before = session.ctx
+    slow = {"model_options": {"stream": True, "stream_timeout": 1e-9}}
+    with pytest.raises(TimeoutError, match="stream_timeout=1e-09 seconds"):
+        session.instruct("Say", requirements=[req("good", adapter="passes")], check_every=8, **once(), **slow)
+    assert session.ctx is before
+
+
 def test_many_at_once(session):
     async def go():
         sessions = [session.clone() for _ in range(6)]

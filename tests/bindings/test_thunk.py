@@ -93,6 +93,12 @@ def test_a_piece_that_does_not_come_times_out(fake_engine: Any) -> None:
     assert m.ctx.is_root_node
 
 
+@pytest.mark.parametrize("seconds", [0, -1, float("nan")])
+def test_a_stream_timeout_is_above_zero(fake_engine: Any, seconds: float) -> None:
+    with pytest.raises(ConfigError, match=r"stream_timeout=.* must be above 0"):
+        fake_engine().session().chat("x", model_options=STREAM | {ModelOption.STREAM_TIMEOUT: seconds})
+
+
 def test_an_output_without_a_text_cannot_be_read() -> None:
     empty: ModelOutputThunk[Any] = ModelOutputThunk(None)
     for call in (empty.avalue, empty.astream):
