@@ -100,21 +100,60 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return seen
 
 
-@pytest.mark.filterwarnings("ignore:IntrinsicAdapter is deprecated", "ignore:Capability:UserWarning")
-@pytest.mark.parametrize(("context", "strategy", "options"), CASES)
-def test_both_doors_do_the_same(context, strategy, options, base, labels, new_backend, asked):
+@pytest.fixture
+def both(base, new_backend):
+    """Make both backends with the same adapters, and give them with their layers' names: Mellea's, then alorakit's."""
     from mellea.backends.adapters.adapter import CustomIntrinsicAdapter
 
-    options = {**GREEDY, **options}
-    theirs = new_backend(model_options=options)
-    theirs.add_adapter(CustomIntrinsicAdapter(model_id=str(labels), base_model_name=BASE))
-    expected, expected_requests = program(mellea_names(), theirs, context, strategy), sorted(asked)
-    asked.clear()
-    engine = {"dtype": "float32", "device": "cpu", "block_size": 16}
-    backend = ours.EngineBackend(str(base), model_options=options, **engine)
-    backend.add_adapter(ours.CustomIntrinsicAdapter(model_id=labels, base_model_name=BASE))
-    found = program(ours, backend, context, strategy)
-    backend.close()
-    assert found == expected
-    assert sorted(asked) == expected_requests
-    assert len(asked) >= 20
+    made = []
+
+    def make(*folders, **options):
+        theirs = new_backend(model_options=options)
+        engine = {"dtype": "float32", "device": "cpu", "block_size": 16}
+        own = ours.EngineBackend(str(base), model_options=options, **engine)
+        made.append(own)
+        for folder in folders:
+            theirs.add_adapter(CustomIntrinsicAdapter(model_id=str(folder), base_model_name=BASE))
+            own.add_adapter(ours.CustomIntrinsicAdapter(model_id=folder, base_model_name=BASE))
+        return (mellea_names(), theirs), (ours, own)
+
+    yield make
+    for backend in made:
+        backend.close()
+
+
+@pytest.mark.filterwarnings("ignore:IntrinsicAdapter is deprecated", "ignore:Capability:UserWarning")
+@pytest.mark.parametrize(("context", "strategy", "options"), CASES)
+def test_both_doors_do_the_same(context, strategy, options, labels, both, asked):
+    results, requests = [], []
+    for api, backend in both(labels, **GREEDY, **options):
+        results.append(program(api, backend, context, strategy))
+        requests.append(sorted(asked))
+        asked.clear()
+    assert results[0] == results[1]
+    assert requests[0] == requests[1]
+    assert len(requests[0]) >= 20
+
+
+def test_later_attempts_differ_in_alorakits_session_alone(both):
+    texts = []
+    for api, backend in both(max_new_tokens=12):
+        never = api.check("No.", api.simple_validate(lambda text: False))
+        strategy = api.RejectionSamplingStrategy(loop_budget=2)
+        m = api.MelleaSession(backend, ctx=api.ChatContext())
+        result = m.instruct("Say it.", requirements=[never], strategy=strategy, return_sampling_results=True)
+        texts.append([str(output) for output in result.sample_generations])
+    (greedy, again), (first, sampled) = texts
+    assert greedy == again == first != sampled
+
+
+@pytest.mark.filterwarnings("ignore:IntrinsicAdapter is deprecated", "ignore:Capability:UserWarning")
+def test_what_a_requirement_quotes_comes_first_in_alorakits_session_alone(labels, new_labels, both, asked):
+    checker = new_labels("requirement-check", ("yes", "no"))
+    candidates = []
+    for api, backend in both(labels, checker, **GREEDY):
+        m = api.MelleaSession(backend, ctx=api.ChatContext())
+        m.chat("The pump leaks.")
+        m.validate(api.req("It must not be 'no_failure'."))
+        candidates.append(asked[-1][2])
+    assert candidates == [repr(("yes", "no")), repr(LABELS)]
