@@ -7,6 +7,7 @@ line differs. Needs Mellea: ``PYTHONPATH=.venv/mellea python -m benchmarks.bench
 """
 
 import argparse
+import asyncio
 import logging
 import random
 import sys
@@ -24,7 +25,7 @@ except ImportError:
     sys.exit(0)
 from mellea.backends import ModelOption
 from mellea.backends.adapters import AdapterType
-from mellea.core import MelleaLogger
+from mellea.core import CBlock, MelleaLogger, ModelOutputThunk
 from mellea.stdlib.components import Intrinsic, Message
 from mellea.stdlib.context import ChatContext
 from mellea.stdlib.requirements import ALoraRequirement
@@ -44,6 +45,7 @@ NAMES = ("grounded", "polite", "short")
 DEMANDS = ("It only says what the notes say.", "It is polite to the technician.", "It is a single sentence.")
 OURS, INCUMBENT = "alorakit", "Mellea LocalHFBackend"
 AT_LEAST = 10.0
+MANY, MOST_TIMES = 32, 12.0
 Run = Callable[[int], object]
 
 
@@ -116,6 +118,39 @@ def incumbents_alora(model: Path, dtype: torch.dtype, folder: Path, invocation: 
         }
 
 
+def validations(backend: Any, context: ChatContext, count: int) -> Run:
+    """``count`` validations at once over one chat, each of another requirement."""
+    answered = context.add(CBlock("Which note is the worst?")).add(ModelOutputThunk("The third note is the worst."))
+
+    def run(turn: int) -> None:
+        async def gather() -> None:
+            session = MelleaSession(backend, ctx=answered)
+            kinds = (AdapterType.ALORA,)
+            wanted = [
+                ALoraRequirement(f"{DEMANDS[i % 3]} ({turn}.{i})", NAMES[i % 3], adapter_types=kinds)
+                for i in range(count)
+            ]
+            await asyncio.gather(*(session.avalidate(requirement) for requirement in wanted))
+
+        asyncio.run(gather())
+
+    return run
+
+
+def concurrency(engine: Engine, backend: Any, context: ChatContext, rounds: int) -> dict[str, Any]:
+    """One validation against ``MANY`` at once: time and engine steps."""
+    one, many = validations(backend, context, 1), validations(backend, context, MANY)
+    timings, _ = measure({"one": one, "many": many}, rounds)
+    before = engine.stats().steps
+    many(999)
+    steps = engine.stats().steps - before
+    ratio = timings["many"].median / timings["one"].median
+    print(f"\n{MANY} validations at once: {1e3 * timings['many'].median:.0f} ms in {steps} steps; one: "
+          f"{1e3 * timings['one'].median:.0f} ms")  # fmt: skip
+    print(Target(f"{MANY} validations at once against one", ratio, MOST_TIMES, at_least=False))
+    return {"ratio": ratio, "steps": steps, "one_s": timings["one"].median, "many_s": timings["many"].median}
+
+
 def measure(runs: dict[str, Run], rounds: int) -> tuple[dict[str, Timings], int]:
     """Interleaved rounds."""
     return drop_accidents(interleave(runs, rounds, warmup=1))
@@ -155,6 +190,7 @@ def main() -> None:
         before = engine.stats()
         timings, dropped = measure(runs, args.rounds)
         computed = (engine.stats().tokens_computed - before.tokens_computed) / (args.rounds + 1)
+        at_once = concurrency(engine, ours, context, args.rounds + 2)
         scores = incumbents_alora(engine.model_path, dtype, folder, invocation, args.rank)
     ratio = timings[INCUMBENT].median / timings[OURS].median
     print(f"base answers are {'equal' if len(set(said.values())) == 1 else f'not equal: {said}'}")
@@ -169,6 +205,7 @@ def main() -> None:
         rows_per_round=round(computed, 1),
         same_base_answer=len(set(said.values())) == 1,
         scores=scores,
+        concurrency=at_once,
     )
 
 

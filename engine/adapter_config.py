@@ -61,7 +61,8 @@ class AdapterConfig:
         if not is_file(path):
             raise AdapterError(f"{folder}: no adapter_config.json; an adapter folder holds it and its safetensors")
         raw = read_json_object(path, AdapterError, "save or download the adapter again")
-        _refuse(path, raw)
+        if refused := unsupported(raw):
+            raise AdapterError(f"{path}: {refused[0]}")
         _check_types(path, raw)
         return cls(raw, _invocation(path, raw), str(raw.get("base_model_name_or_path") or ""))
 
@@ -122,6 +123,11 @@ def module_path(layer: int, target: str) -> str:
     return f"model.layers.{layer}.{block}.{target}"
 
 
+def tensor_name(layer: int, target: str, which: str) -> str:
+    """PEFT's name of ``lora_A`` or ``lora_B`` of a linear layer."""
+    return f"base_model.model.{module_path(layer, target)}.lora_{which}.weight"
+
+
 def _matches(wanted: str | list[str], key: str) -> bool:
     if isinstance(wanted, str):
         return re.fullmatch(wanted, key) is not None
@@ -135,25 +141,31 @@ def _pattern_value(patterns: Mapping[str, Any] | None, key: str, default: Any) -
     return default
 
 
-def _refuse(path: Path, raw: Mapping[str, Any]) -> None:
+def unsupported(raw: Mapping[str, Any]) -> list[str]:
+    """Every setting that is not supported, each with why or what to do; empty for a plain LoRA or aLoRA."""
+    found = []
     if raw.get("peft_type", "LORA") != "LORA":
-        raise AdapterError(f"{path}: peft_type={raw['peft_type']!r} is not supported; supported: LORA")
+        found.append(f"peft_type={raw['peft_type']!r} is not supported; supported: LORA")
     if raw.get("invocation_string") or raw.get("alora_invocation_string"):
-        raise AdapterError(
-            f"{path}: legacy invocation_string is not supported (its activation is off by one against PEFT); "
+        found.append(
+            "legacy invocation_string is not supported (its activation is off by one against PEFT); "
             "convert the adapter to alora_invocation_tokens with PEFT 0.18 or later"
         )
     if raw.get("bias", "none") != "none":
-        raise AdapterError(f"{path}: bias={raw['bias']!r} is not supported; only bias='none'")
+        found.append(f"bias={raw['bias']!r} is not supported; only bias='none'")
     init = raw.get("init_lora_weights", True)
     if not (init is None or isinstance(init, bool) or init in _PLAIN_INITS):
-        raise AdapterError(
-            f"{path}: init_lora_weights={init!r} changes the base weights and is not supported; "
+        found.append(
+            f"init_lora_weights={init!r} changes the base weights and is not supported; "
             "convert it to a plain LoRA with PEFT's save_pretrained(path_initial_model_for_weight_conversion=...)"
         )
-    for name, value in raw.items():
-        if name not in _HARMLESS and value not in (None, False, [], {}, ""):
-            raise AdapterError(f"{path}: {name}={value!r} is not supported; train a plain LoRA or aLoRA")
+    known = {*_HARMLESS, "invocation_string", "alora_invocation_string"}
+    found += [
+        f"{name}={value!r} is not supported; train a plain LoRA or aLoRA"
+        for name, value in raw.items()
+        if name not in known and value not in (None, False, [], {}, "")
+    ]
+    return found
 
 
 def _check_types(path: Path, raw: Mapping[str, Any]) -> None:

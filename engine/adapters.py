@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from alorakit.engine.adapter_config import module_path
+from alorakit.engine.adapter_config import tensor_name as tensor_name
 from alorakit.engine.manifest import Manifest
 from alorakit.engine.model_config import ModelConfig
 
@@ -133,8 +133,3 @@ def linear_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
         "up_proj": (hidden, inter),
         "down_proj": (inter, hidden),
     }
-
-
-def tensor_name(layer: int, target: str, which: str) -> str:
-    """PEFT's name of ``lora_A`` or ``lora_B`` of a linear layer."""
-    return f"base_model.model.{module_path(layer, target)}.lora_{which}.weight"

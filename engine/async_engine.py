@@ -13,7 +13,7 @@ from alorakit.engine.admission import Prompt
 from alorakit.engine.engine import Engine
 from alorakit.engine.errors import ConfigError, RequestError
 from alorakit.engine.mixed import Answer, MixedBatch, Request, ScoreRequest
-from alorakit.engine.request import RequestOutput, SamplingParams, ScoreResult, StreamChunk
+from alorakit.engine.request import RequestOutput, SamplingParams, ScoreResult, StreamChunk, Usage
 from alorakit.engine.sequence import Sequence
 from alorakit.engine.stats import EngineStats
 from alorakit.engine.stepper import Stepper
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class AsyncEngine:
-    """Serves concurrent requests on one :class:`~alorakit.Engine`, which must not be used besides.
+    """Serves concurrent requests on one :class:`~alorakit.Engine`, to be used directly only while none is under way.
 
     Use it as an async context manager, or call :meth:`close`. Cancelling whatever awaits an answer (or leaving an
     ``async for``) gives the request up: its blocks are free before the next step.
@@ -145,21 +145,20 @@ class AsyncEngine:
         self._open()
         await self._stepper.drain()
 
-    async def release(self) -> Engine:
-        """End every request (``finish_reason="abort"``) and stop the thread; may be repeated.
-
-        Returns:
-            The engine, open as before, to be used on its own again.
-        """
+    async def close(self) -> None:
+        """End every request (``finish_reason="abort"``), stop the thread and close the engine; may be repeated."""
         await self._stepper.stop()
         for thread in self._loaders:
             thread.join()
-        return self._engine
+        self._engine.close()
 
-    async def close(self) -> None:
-        """As :meth:`release`, and close the engine."""
-        engine = await self.release()
-        engine.close()
+    def detach(self, wait: bool = True) -> None:
+        """End every request and stop the thread, but leave the engine open; may be called from any thread.
+
+        Args:
+            wait: Return when the thread has ended; only then may another AsyncEngine take the engine.
+        """
+        self._stepper.halt(wait)
 
     def check_integrity(self) -> None:
         """As :meth:`Engine.check_integrity`; only while nothing runs (after :meth:`drain`)."""
@@ -240,6 +239,11 @@ class AsyncStream:
         if self._ended and self._sequence.error is not None:
             raise self._sequence.error
         return chunk
+
+    @property
+    def usage(self) -> Usage:
+        """Token counts of the request so far."""
+        return self._sequence.usage
 
     async def aclose(self) -> None:
         """Give the request up, if it has not ended."""

@@ -52,6 +52,10 @@ class AdapterError(AlorakitError, ValueError):
     """An adapter folder cannot be loaded: unsupported feature, wrong shapes, broken files."""
 
 
+class HubError(AlorakitError, OSError):
+    """The Hub refused what it was asked, or could not be reached; nothing was changed there, or the message says so."""
+
+
 class AdapterNotFoundError(AlorakitError, KeyError):
     """No adapter is registered under that name."""
 
@@ -74,6 +78,14 @@ class RequestNotFoundError(AlorakitError, KeyError):
 
 class ClosedError(AlorakitError, RuntimeError):
     """The engine was closed."""
+
+
+class StreamError(AlorakitError, RuntimeError):
+    """An output's text was asked for where there is none to come."""
+
+
+class ContextTypeError(AlorakitError, TypeError):
+    """A session's context would become one of another kind."""
 
 
 class DataError(AlorakitError, ValueError):

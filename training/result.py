@@ -10,7 +10,7 @@ from alorakit.engine.manifest import MANIFEST_NAME, Manifest
 from alorakit.engine.pretrained import ResolvedModel
 from alorakit.engine.tokenizer import Tokenizer
 from alorakit.training.adapter_folder import CARD_NAME, CONFIG_NAME, PICTURE_NAME, WEIGHTS_NAME, adapter_config
-from alorakit.training.card import CardFacts, model_card
+from alorakit.training.card import facts_of, model_card
 from alorakit.training.data import ExampleList
 from alorakit.training.io_yaml import IO_YAML_NAME, io_yaml
 from alorakit.training.pictures import training_png
@@ -58,23 +58,14 @@ def report_of(run: Run, path: Path) -> TrainReport:
         dtype=str(run.model.decoder.dtype).removeprefix("torch."),
         data_digest=run.identity.data,
         identity=vars(run.identity),
+        per_class=[list(row) for row in at.best.get("per_class", ())],
+        versions={name: version(name) for name in _VERSIONS},
     )
 
 
 def adapter_files(run: Run, base: ResolvedModel, tokenizer: Tokenizer, report: TrainReport) -> dict[str, bytes]:
     """Contents of the adapter folder, by name."""
     config, manifest = run.config, _manifest(run, base, tokenizer, report)
-    facts = CardFacts(
-        data_digest=report.data_digest,
-        num_train=report.num_train,
-        num_val=report.num_val,
-        before=report.before,
-        per_class=tuple(tuple(row) for row in run.at.best.get("per_class", ())),
-        seconds=report.seconds,
-        device=report.device,
-        dtype=report.dtype,
-        versions={name: version(name) for name in _VERSIONS},
-    )
     peft = adapter_config(config, manifest.base_model, run.examples[0].invocation_ids)
     confusion = run.at.best.get("confusion")
     picture = training_png(
@@ -85,7 +76,7 @@ def adapter_files(run: Run, base: ResolvedModel, tokenizer: Tokenizer, report: T
         WEIGHTS_NAME: save(dict(run.best_tensors), metadata={"format": "pt"}),
         MANIFEST_NAME: manifest.to_json().encode(),
         REPORT_NAME: report.to_json(config).encode(),
-        CARD_NAME: model_card(manifest, config, facts).encode(),
+        CARD_NAME: model_card(manifest, config, facts_of(report)).encode(),
         IO_YAML_NAME: io_yaml(manifest).encode(),
         PICTURE_NAME: picture,
     }

@@ -16,7 +16,7 @@ from alorakit.engine.errors import ConfigError
 
 if TYPE_CHECKING:
     from alorakit.engine.async_engine import AsyncEngine, AsyncStream
-    from alorakit.engine.request import RequestOutput, Usage
+    from alorakit.engine.request import RequestOutput, StreamChunk, Usage
 
 Every = int | Literal["sentence"]
 # A full stop and the like that white space follows, or a line's end; not the number of a list's item.
@@ -37,6 +37,7 @@ class PartialCheck:
         passed: The verdict.
         probability: Of a pass; None where the adapter answers with a text.
         label: What the adapter answered.
+        reason: The answer in words.
         usage: Token counts of the check; ``prompt_tokens - cached_tokens`` rows were computed for it.
         seconds: From asking to the verdict; the answer went on being written meanwhile.
     """
@@ -47,6 +48,7 @@ class PartialCheck:
     passed: bool
     probability: float | None
     label: str | None
+    reason: str
     usage: "Usage"
     seconds: float
 
@@ -72,15 +74,24 @@ class Watched:
         token_ids: Generated tokens, whether or not it was stopped.
         text: Their text.
         output: The engine's output; None if a check stopped it.
+        usage: Token counts.
         checks: Every check, in order.
-        failed: Index of the question that failed; None: none did.
+        latest: The checks of the longest beginning that was checked; one of them failed if the answer was stopped.
+        seconds: From the first piece's request to the end.
     """
 
     token_ids: list[int] = field(default_factory=list)
     text: str = ""
     output: "RequestOutput | None" = None
+    usage: "Usage | None" = None
     checks: list[PartialCheck] = field(default_factory=list)
-    failed: int | None = None
+    latest: list[PartialCheck] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def failed(self) -> bool:
+        """Whether a check of the longest beginning failed."""
+        return not all(check.passed for check in self.latest)
 
 
 def checked_every(every: object) -> Every | None:
@@ -137,8 +148,11 @@ async def watch(
     every: Every,
     questions: Callable[[Partial], Sequence[Question]],
     requirements: Sequence[str | None],
+    on_chunk: "Callable[[StreamChunk], None]" = lambda chunk: None,
 ) -> Watched:
     """Read a stream to its end, or until a check of what it has so far fails.
+
+    One beginning is checked at a time; where the answer passes several boundaries meanwhile, the last one is next.
 
     Args:
         engine: Where the checks run, in the same steps as the stream.
@@ -146,6 +160,7 @@ async def watch(
         every: See :func:`checked_every`.
         questions: The checks of a beginning, one for each of ``requirements``.
         requirements: In words.
+        on_chunk: Told every piece.
 
     Returns:
         The answer as far as it came, and every check.
@@ -153,36 +168,33 @@ async def watch(
     Raises:
         AlorakitError: The stream or a check failed; the stream is given up then.
     """
-    found, boundaries = Watched(), Boundaries(every)
-    running: asyncio.Task[int | None] | None = None
+    found, boundaries, began = Watched(), Boundaries(every), time.perf_counter()
+    pending: Partial | None = None
+    running: asyncio.Task[list[PartialCheck]] | None = None
 
-    async def ask(partial: Partial) -> int | None:
+    async def ask(partial: Partial) -> list[PartialCheck]:
         asked, started = questions(partial), time.perf_counter()
         answers = await engine.batch([question.request for question in asked])
-        seconds, failed = time.perf_counter() - started, None
-        for index, (question, answer) in enumerate(zip(asked, answers, strict=True)):
-            verdict = question.verdict(answer)
-            found.checks.append(_record(requirements[index], partial, verdict, seconds))
-            if failed is None and not verdict.passed:
-                failed = index
-        return failed
+        seconds = time.perf_counter() - started
+        verdicts = [question.verdict(answer) for question, answer in zip(asked, answers, strict=True)]
+        return [_record(words, partial, v, seconds) for words, v in zip(requirements, verdicts, strict=True)]
 
     try:
-        pending: Partial | None = None
         async for chunk in stream:
+            on_chunk(chunk)
             found.token_ids += chunk.token_ids
             found.text += chunk.text
             found.output = chunk.output
             pending = boundaries.add(chunk.token_ids, chunk.text) or pending
-            if running is not None and running.done():
-                found.failed, running = running.result(), None
-                if found.failed is not None:
+            if running is not None and (running.done() or chunk.output is not None):
+                found.latest, running = await running, None
+                found.checks += found.latest
+                if found.failed:
                     found.output = None
-                    return found
+                    break
             if pending is not None and running is None and chunk.output is None:
                 running, pending = asyncio.create_task(ask(pending)), None
-        if running is not None:  # the answer is whole; what is still being asked is answered, and counts
-            found.failed, running = await running, None
+        found.usage, found.seconds = stream.usage, time.perf_counter() - began
         return found
     finally:
         await stream.aclose()
@@ -198,6 +210,7 @@ def _record(requirement: str | None, partial: Partial, verdict: Verdict, seconds
         passed=bool(verdict.passed),
         probability=verdict.score,
         label=verdict.label,
+        reason=verdict.reason,
         usage=verdict.usage,
         seconds=seconds,
     )

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alorakit.bindings.cli.errors import Debug, reported
-from alorakit.bindings.paths import existing
 from alorakit.engine.adapter_config import AdapterConfig
 from alorakit.engine.config import EngineConfig
 from alorakit.engine.errors import AdapterError, ModelNotFoundError
+from alorakit.engine.pretrained import resolve_adapter
 
 if TYPE_CHECKING:
     from alorakit.engine.engine import Engine
@@ -45,7 +45,9 @@ class CheckReport:
 
 
 def check(
-    adapter: Annotated[Path, typer.Argument(help="Adapter folder.")],
+    adapter: Annotated[
+        str, typer.Argument(help="Adapter folder, or one of the Hub: org/name, org/name/its/folder, org/name@revision.")
+    ],
     text: Annotated[str, typer.Argument(help="The text to check.")],
     requirement: Annotated[str | None, typer.Option(help="Requirement, e.g. \"must not be 'no_failure'\".")] = None,
     basemodel: Annotated[str | None, typer.Option(help="Base model; default: the one the adapter names.")] = None,
@@ -55,9 +57,7 @@ def check(
 ) -> None:
     """Check a text with an adapter: label and probabilities or the text it writes, tokens reused, milliseconds."""
     with reported(debug):
-        folder = existing(adapter)
-        if folder is None or not folder.is_dir():
-            raise AdapterError(f"{adapter} is not a folder; give the folder that training wrote")
+        folder = resolve_adapter(adapter)
         base = basemodel or base_model(folder)
         from alorakit.engine.engine import Engine
 

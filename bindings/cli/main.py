@@ -5,10 +5,14 @@ from typing import Annotated
 
 import typer
 
+from alorakit.bindings.cli.add_readme import add_readme
 from alorakit.bindings.cli.check import check
 from alorakit.bindings.cli.errors import Debug, reported
 from alorakit.bindings.cli.eval import evaluate
+from alorakit.bindings.cli.import_gguf import import_gguf
+from alorakit.bindings.cli.info import info
 from alorakit.bindings.cli.train import train
+from alorakit.bindings.cli.upload import upload
 
 
 def demo(
@@ -27,7 +31,7 @@ def demo(
 def alora_app() -> typer.Typer:
     """The commands, as an app."""
     app = typer.Typer(help="Train and use activated LoRA adapters.", no_args_is_help=True)
-    for command in (train, check, demo):
+    for command in (train, check, demo, info, upload, add_readme, import_gguf):
         app.command()(command)
     app.command("eval")(evaluate)
     return app

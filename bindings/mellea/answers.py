@@ -1,5 +1,6 @@
 """Answers to what Mellea asks: chats, checks, adapter functions and plain texts."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from pydantic import BaseModel
 
 from alorakit.bindings.checks.question import Question, question
 from alorakit.bindings.mellea.adapters import Adapters
-from alorakit.bindings.mellea.chats import GeneratedTexts, as_messages, conversation, linear
+from alorakit.bindings.mellea.chats import GeneratedTexts, Message, as_messages, conversation, linear
 from alorakit.bindings.mellea.checks import as_trained, asked_as_trained, judged, read, said, system_prompt_of
 from alorakit.bindings.mellea.errors import StreamingUnsupportedError
 from alorakit.bindings.mellea.hooks import reported
@@ -63,7 +64,7 @@ class Answers:
             tools=tools,
             wants_tools=tool_calls,
             thinks=self._thinks(options),
-            finished=self._remember,
+            finished=functools.partial(self._remember, messages),
         )
         if options.stream:
             response: Any = self._serving.stream(ids, params)
@@ -131,7 +132,7 @@ class Answers:
         thunks = []
         for action, prompt, output in zip(actions, prompts, outputs, strict=True):
             assert isinstance(output, RequestOutput)
-            call = Call(action, None, prompt, options, self._model, format=format, finished=self._remember)
+            call = Call(action, None, prompt, options, self._model, format=format)
             thunks.append(computed(call, written(output)))
         return thunks
 
@@ -158,9 +159,8 @@ class Answers:
         answered = asked.result(output, self._serving.engine.intake.matcher(asked.request.sampling))
         return answered if requirement is None else read(requirement, answered)
 
-    def _remember(self, output: Any) -> None:
-        if isinstance(output, RequestOutput):
-            self.texts.add(output.text, output.token_ids)
+    def _remember(self, chat: Sequence[Message], output: RequestOutput) -> None:
+        self.texts.add(chat, output.text, output.token_ids)
 
     def _thinks(self, options: CallOptions) -> bool:
         variables = self._tokenizer.template_variables

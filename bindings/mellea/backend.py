@@ -1,7 +1,6 @@
 """The backend: what Mellea calls."""
 
 import asyncio
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from alorakit.bindings.mellea.checks import route
 from alorakit.bindings.mellea.errors import NoAdapterError
 from alorakit.bindings.mellea.options import CallOptions
 from alorakit.bindings.mellea.thunks import PROVIDER
+from alorakit.bindings.session.serving import give_back, lease
 from alorakit.engine.async_engine import AsyncEngine
 from alorakit.engine.engine import Engine
 from alorakit.engine.errors import ClosedError, ConfigError
@@ -65,10 +65,15 @@ class MelleaBackend(FormatterBackend, AdapterVerbs):  # type: ignore[misc]
             raise ConfigError(f"{sorted(config)} configure a new engine; a ready one already has its settings")
         if engine is not None and not isinstance(engine, Engine | AsyncEngine):
             raise ConfigError(f"engine={engine!r:.80} is no engine; give what Engine.from_pretrained returns")
-        built = engine if engine is not None else Engine.from_pretrained(str(name), **config)
-        self._owned: Engine | None = built if engine is None else None
-        self._shared = isinstance(built, AsyncEngine)
-        self._serving = built if isinstance(built, AsyncEngine) else AsyncEngine(built)
+        built: Any = engine if engine is not None else Engine.from_pretrained(str(name), **config)
+        try:  # rather than at the first call, and before a thread is started
+            CallOptions.of(model_options or {}, None, built.tokenizer.template_variables)
+        except ConfigError:
+            if engine is None:
+                built.close()
+            raise
+        self._owns_engine, self._shared = engine is None, isinstance(engine, AsyncEngine)
+        self._serving = built if isinstance(built, AsyncEngine) else lease(built, id(self))
         self.engine: Engine = self._serving.engine
         self._model_id = name if name is not None else self.engine.model_name
         shown: Any = model_id if model_id is not None else self._model_id
@@ -81,7 +86,6 @@ class MelleaBackend(FormatterBackend, AdapterVerbs):  # type: ignore[misc]
         self.default_to_constraint_checking_alora = default_to_constraint_checking_alora
         self._serve_adapters(Adapters(self.engine))
         self._answers = Answers(self._serving, self._adapters, self.formatter, self._model_id)
-        self._options(None)  # raise now rather than at the first call
 
     # --- generation -----------------------------------------------------------------------------------------------
 
@@ -151,31 +155,19 @@ class MelleaBackend(FormatterBackend, AdapterVerbs):  # type: ignore[misc]
 
     def close(self) -> None:
         """End every call and close the engine, unless it was given; calls on a given AsyncEngine go on."""
-        done: list[BaseException] = []
+        self._closed = True
+        if not self._shared:
+            give_back(self.engine, id(self), wait=True, close=self._owns_engine)
+        if self._owns_engine:
+            self.engine.close()
 
-        def run() -> None:
-            try:
-                asyncio.run(self.aclose())
-            except BaseException as exc:
-                done.append(exc)
-
-        thread = threading.Thread(target=run, name="alorakit-close")
-        thread.start()
-        thread.join()
-        if done:
-            raise done[0]
+    async def aclose(self) -> None:
+        """As :meth:`close`, for callers in an event loop."""
+        await asyncio.to_thread(self.close)
 
     def _raise_if_closed(self) -> None:
         if self._closed:
             raise ClosedError("this MelleaBackend is closed; make another, and a session over it")
-
-    async def aclose(self) -> None:
-        """As :meth:`close`, inside an event loop."""
-        self._closed = True
-        if not self._shared:
-            await self._serving.release()
-        if self._owned is not None:
-            self._owned.close()
 
 
 def _model_name(model_id: Any) -> str | None:

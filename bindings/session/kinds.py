@@ -46,3 +46,18 @@ def listed(name: str, value: Any, kinds: Kinds) -> list[Any]:
         return [value]
     demand(name, value, Iterable)
     return list(value)
+
+
+def refuse(what: str, **given: object) -> None:
+    """See that arguments which exist for Mellea's sake are left alone (None, False or empty).
+
+    Args:
+        what: Whose arguments they are, for the message.
+        given: The arguments by name.
+
+    Raises:
+        RequestError: One of them is given.
+    """
+    for name, value in given.items():
+        if value is not None and value is not False and value != [] and value != ():
+            raise RequestError(f"{what}({name}={value!r:.80}) is not supported by this backend; leave {name} out")

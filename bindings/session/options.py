@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from types import NoneType
 from typing import Any
 
@@ -13,13 +14,21 @@ DEFAULT_MAX_NEW_TOKENS = 256
 
 
 class ModelOption:
-    """Keys of ``model_options``, with the values Mellea gives them."""
+    """Keys of ``model_options``, with the values Mellea gives them; from ``TOP_P`` on they are this backend's own."""
 
+    TOOLS = "@@@tools@@@"
+    TOOL_CHOICE = "tool_choice"
     MAX_NEW_TOKENS = "@@@max_new_tokens@@@"
     SYSTEM_PROMPT = "@@@system_prompt@@@"
     TEMPERATURE = "temperature"
+    CONTEXT_WINDOW = "@@@context_window@@@"
+    THINKING = "@@@thinking@@@"
     SEED = "@@@seed@@@"
+    STREAM = "@@@stream@@@"
+    STREAM_TIMEOUT = "@@@stream_timeout@@@"
     STOP_SEQUENCES = "@@@stop_sequences@@@"
+    LOGITS = "@@@logits@@@"
+    RAW_LOGITS = "@@@raw_logits@@@"
     TOP_P = "top_p"
     TOP_K = "top_k"
     MIN_P = "min_p"
@@ -29,32 +38,31 @@ class ModelOption:
     REPETITION_PENALTY = "repetition_penalty"
 
 
+_OWN = ("top_p", "top_k", "min_p", "min_tokens", "presence_penalty", "frequency_penalty", "repetition_penalty")
 _FIELDS = {
     ModelOption.MAX_NEW_TOKENS: "max_tokens",
     ModelOption.TEMPERATURE: "temperature",
     ModelOption.SEED: "seed",
     ModelOption.STOP_SEQUENCES: "stop",
-    **{
-        name: name
-        for name in (
-            ModelOption.TOP_P,
-            ModelOption.TOP_K,
-            ModelOption.MIN_P,
-            ModelOption.MIN_TOKENS,
-            ModelOption.PRESENCE_PENALTY,
-            ModelOption.FREQUENCY_PENALTY,
-            ModelOption.REPETITION_PENALTY,
-        )
-    },
+    **{name: name for name in _OWN},
 }
-_KNOWN = (ModelOption.SYSTEM_PROMPT, *_FIELDS)
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    ModelOption.SYSTEM_PROMPT: str,
+    ModelOption.STREAM: bool,
+    ModelOption.STREAM_TIMEOUT: Real,
+    ModelOption.THINKING: (bool, str),
+}
+_KNOWN = (*_KINDS, *_FIELDS)
+_UNSUPPORTED = {
+    ModelOption.TOOLS: "this backend calls no tools",
+    ModelOption.TOOL_CHOICE: "this backend calls no tools",
+    ModelOption.CONTEXT_WINDOW: "set max_model_len where the engine is made",
+    ModelOption.LOGITS: "ask the engine for SamplingParams(logprobs=...)",
+    ModelOption.RAW_LOGITS: "ask the engine for SamplingParams(logprobs=...)",
+}
 # The same keys as a person would type them.
-_ALIASES = {
-    "system_prompt": ModelOption.SYSTEM_PROMPT,
-    "max_new_tokens": ModelOption.MAX_NEW_TOKENS,
+_ALIASES = {key.strip("@"): key for key in (*_KNOWN, *_UNSUPPORTED)} | {
     "max_tokens": ModelOption.MAX_NEW_TOKENS,
-    "seed": ModelOption.SEED,
-    "stop_sequences": ModelOption.STOP_SEQUENCES,
     "stop": ModelOption.STOP_SEQUENCES,
 }
 
@@ -64,38 +72,52 @@ class Options:
     """Model options, checked and split.
 
     Attributes:
-        system_prompt: Text of the system message, or None.
         sampling: Fields of ``SamplingParams`` that the caller set.
+        system_prompt: Text of the system message, or None.
+        stream: Whether the text is wanted piece by piece.
+        stream_timeout: Seconds to wait for each piece; None: as long as it takes.
+        template: Variables for the chat template.
     """
 
-    system_prompt: str | None
     sampling: dict[str, Any]
+    system_prompt: str | None = None
+    stream: bool = False
+    stream_timeout: float | None = None
+    template: dict[str, Any] | None = None
 
     @classmethod
     def merge(cls, *layers: Mapping[str, Any] | None) -> "Options":
         """Merge option dictionaries, later ones winning; a value of None counts as not given.
 
         Raises:
-            ConfigError: No mapping, an unknown key, or a value of the wrong type.
+            ConfigError: No mapping, an unknown or unsupported key, or a value of the wrong type.
         """
         for layer in layers:
             demand("model_options", layer, (Mapping, NoneType), ConfigError)
         given = ((key, value) for layer in layers for key, value in (layer or {}).items() if value is not None)
         merged = {_ALIASES.get(key, key): value for key, value in given}
+        for key, remedy in _UNSUPPORTED.items():
+            if key in merged:
+                raise ConfigError(f"the model option {key!r} is not supported: {remedy}, and leave the option out")
         if unknown := sorted(repr(key) for key in merged if key not in _KNOWN):
             known = ", ".join(key.strip("@") for key in _KNOWN)
             raise ConfigError(f"unknown model options {', '.join(unknown)}; known ones are {known}")
-        system = merged.pop(ModelOption.SYSTEM_PROMPT, None)
-        if system is not None and not isinstance(system, str):
-            raise ConfigError(f"{ModelOption.SYSTEM_PROMPT} must be a string, found {system!r}")
+        for key, kinds in _KINDS.items():
+            demand(key, merged.get(key), (*(kinds if isinstance(kinds, tuple) else (kinds,)), NoneType), ConfigError)
         stop = merged.get(ModelOption.STOP_SEQUENCES)
         if stop is not None:
             if not isinstance(stop, list | tuple) or not all(isinstance(text, str) for text in stop):
                 raise ConfigError(f"{ModelOption.STOP_SEQUENCES} must be a list of strings, found {stop!r}")
             merged[ModelOption.STOP_SEQUENCES] = tuple(stop)
-        return cls(system, {_FIELDS[key]: value for key, value in merged.items()})
+        return cls(
+            {_FIELDS[key]: value for key, value in merged.items() if key in _FIELDS},
+            merged.get(ModelOption.SYSTEM_PROMPT),
+            merged.get(ModelOption.STREAM, False),
+            merged.get(ModelOption.STREAM_TIMEOUT),
+            _thinking(merged.get(ModelOption.THINKING)),
+        )
 
-    def params(self, attempt: int = 0) -> SamplingParams:
+    def params(self, attempt: int = 0, format: type[Any] | None = None) -> SamplingParams:
         """Sampling parameters of one attempt: greedy, and at most 256 new tokens, unless the caller said otherwise.
 
         A second greedy attempt would only repeat the first, so from attempt 1 on: with neither temperature nor seed
@@ -103,13 +125,28 @@ class Options:
 
         Args:
             attempt: Number of the attempt, from 0.
+            format: Pydantic model whose JSON the text must be, or None.
 
         Raises:
-            AlorakitError: A value out of its range.
+            AlorakitError: A value out of its range, or a format that has no JSON schema.
         """
         fields: dict[str, Any] = {"max_tokens": DEFAULT_MAX_NEW_TOKENS, "temperature": 0.0, **self.sampling}
         if attempt and "seed" in self.sampling:
             fields["seed"] += attempt
         elif attempt and "temperature" not in self.sampling:
             fields |= {"temperature": 0.7, "seed": attempt}
+        if format is not None:
+            schema = getattr(format, "model_json_schema", None)
+            if not callable(schema):
+                raise ConfigError(f"format={format!r:.80} has no model_json_schema; give a pydantic model's class")
+            fields["structured"] = schema()
         return SamplingParams(**fields)
+
+
+def _thinking(value: bool | str | None) -> dict[str, Any]:
+    """What templates read: each family has its own name for the switch, and one for the effort."""
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        return {"reasoning_effort": value}
+    return dict.fromkeys(("thinking", "think", "enable_thinking"), value)

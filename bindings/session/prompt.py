@@ -1,4 +1,4 @@
-"""Words put before the model: filled templates, instructions and the judge's question."""
+"""Words put before the model, letter for letter those of Mellea 0.8; and filled placeholders."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,6 +7,13 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from alorakit.bindings.session.kinds import demand
 from alorakit.engine.errors import RequestError
+
+_JUDGE = (
+    "Check whether the output below satisfies the requirement below.\n"
+    "The conversation is provided so that you can interpret the requirement; judge only the output.\n"
+    "Reply with 'yes' if the requirement is satisfied and 'no' otherwise.\n"
+    "Do not include any other text in your response."
+)
 
 
 def fill(template: str, user_variables: Mapping[str, str] | None) -> str:
@@ -25,7 +32,7 @@ def fill(template: str, user_variables: Mapping[str, str] | None) -> str:
     for name, value in user_variables.items():
         demand("a key of user_variables", name, str)
         demand(f"user_variables[{name!r}]", value, str)
-    environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+    environment = SandboxedEnvironment(undefined=StrictUndefined)
     try:
         return environment.from_string(template).render(user_variables)
     except Exception as exc:  # a template is a program: it may divide by zero, recurse, or ask for too much memory
@@ -41,23 +48,45 @@ def instruction(
     icl_examples: Sequence[str] = (),
     grounding_context: Mapping[str, str] | None = None,
     prefix: str | None = None,
+    output_prefix: str | None = None,
+    repair: str | None = None,
 ) -> str:
-    """The user message of an instruction: prefix, description, requirements, examples, grounding, in that order."""
-    parts = [prefix or "", description]
-    parts.append(_section("Requirements:", requirements))
-    parts.append(_section("Examples:", icl_examples))
-    parts.append(_section("Context:", [f"[{name}] {text}" for name, text in (grounding_context or {}).items()]))
-    return "\n\n".join(part for part in parts if part)
+    """The user message of an instruction; ``repair`` says what was wrong with an earlier answer."""
+    grounding = [f"*  {f' [{name}] = ' if name else ''} {text}" for name, text in (grounding_context or {}).items()]
+    parts = [
+        f"{prefix}\n" if prefix else "",
+        description,
+        _section("Fulfill the following requirements:", [f"* {text}" for text in requirements]),
+        _section("Here are some examples:", [f"* {text}" for text in icl_examples]),
+        _section("Here is some grounding context:", grounding),
+        f"\n{repair}" if repair else "",
+        f"\n{output_prefix}" if output_prefix else "",
+    ]
+    return "".join(parts)
 
 
-def judge_question(requirement: str) -> str:
-    """The user message that asks the base model whether the last answer meets a requirement."""
-    return (
-        "Check the conversation above against this requirement.\n"
-        f"Requirement: {requirement}\n"
-        "Is the requirement satisfied? Answer with yes or no only."
+def query_text(content: str, query: str) -> str:
+    """The user message that asks something about an object."""
+    return f"For the following object please execute the following query.\nObject:\n{content}\n\nQuery:\n{query}"
+
+
+def judge_question(requirement: str, output: str) -> str:
+    """The user message that asks the base model whether an output meets a requirement."""
+    return "".join(
+        [_JUDGE, f"\n  Output: {output}" if output else "", f"\n  Requirement: {requirement}" if requirement else ""]
     )
 
 
+def repair_note(faults: Sequence[str]) -> str:
+    """What an instruction that is repeated says of the last answer."""
+    return "\n".join(["The following requirements failed before:", *(f"* {fault}" for fault in faults)])
+
+
+def repair_message(faults: Sequence[str]) -> str:
+    """What the user says in the next turn about the last answer."""
+    listed = "\n".join(f"* {fault}" for fault in faults)
+    return f"The following requirements have not been met:\n{listed}\nPlease try again to fulfill the requirements."
+
+
 def _section(title: str, lines: Sequence[str]) -> str:
-    return "\n".join([title, *(f"- {line}" for line in lines)]) if lines else ""
+    return "".join(f"\n{line}" for line in (title, *lines)) if lines else ""

@@ -1,91 +1,129 @@
-"""Requirements, and what checking one gives."""
+"""Requirements: what an answer must meet, and who decides."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import re
+import warnings
+from collections.abc import Callable, Mapping
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
+from alorakit.bindings.session.blocks import CBlock
 from alorakit.bindings.session.context import Context
-from alorakit.bindings.session.kinds import demand
+from alorakit.bindings.session.kinds import demand, refuse
+from alorakit.bindings.session.thunk import ModelOutputThunk
+from alorakit.bindings.session.validation import ValidationResult
 from alorakit.engine.errors import CheckError, RequestError
 
 if TYPE_CHECKING:
-    from alorakit.engine.request import Usage
-
-
-@dataclass(frozen=True)
-class ValidationResult:
-    """The verdict on one requirement; its truth value is the verdict.
-
-    Attributes:
-        result: Whether the requirement is met.
-        reason: Why, in words; None if the check gave none.
-        score: Probability that it is met, 0 to 1; None if the check gave none.
-        label: The most probable label of the adapter, what its text says, or the judge's word; None for a
-            ``validation_fn``, and for a text that says nothing.
-        probabilities: Probability of each label, summing to 1; empty for a text and for a ``validation_fn``.
-        usage: Token counts of the check (how many came from the cache); None for a ``validation_fn``.
-    """
-
-    result: bool
-    reason: str | None = field(default=None, kw_only=True)
-    score: float | None = field(default=None, kw_only=True)
-    label: str | None = field(default=None, kw_only=True)
-    probabilities: dict[str, float] = field(default_factory=dict, kw_only=True)
-    usage: "Usage | None" = field(default=None, kw_only=True)
-
-    def as_bool(self) -> bool:
-        """Whether the requirement is met."""
-        return self.result
-
-    def __bool__(self) -> bool:
-        return self.result
-
+    from alorakit.bindings.session.backend import EngineBackend
 
 ValidationFn = Callable[[Context], ValidationResult | bool]
+OutputToBool = Callable[[CBlock | ModelOutputThunk[Any] | str], bool]
 
 
-@dataclass(frozen=True)
+def default_output_to_bool(x: CBlock | ModelOutputThunk[Any] | str) -> bool:
+    """Whether an answer is "y" or has the word "yes" in it, whatever their case."""
+    words = [word.upper() for word in re.split(r"\W+", str(x))]
+    return str(x).upper() == "Y" or "YES" in words
+
+
 class Requirement:
     """Something an answer must meet.
 
-    Attributes:
+    Args:
         description: The requirement in words.
         validation_fn: Decides instead of a model: takes the context, returns a :class:`ValidationResult` or a bool.
+        output_to_bool: Decides what the judge's answer means. One of your own also reads an adapter's answer, instead
+            of the rule for its labels.
         check_only: Check it, but do not tell the model about it in an instruction.
+        chunking: None; what is checked is the whole output.
         adapter: Name of the adapter that checks it; None: see ``checks.choose_adapter``.
 
     Raises:
-        RequestError: A field is of the wrong kind.
+        RequestError: An argument is of the wrong kind.
     """
 
-    description: str | None = None
-    validation_fn: ValidationFn | None = None
-    check_only: bool = field(default=False, kw_only=True)
-    adapter: str | None = field(default=None, kw_only=True)
+    def __init__(
+        self,
+        description: str | None = None,
+        validation_fn: ValidationFn | None = None,
+        *,
+        output_to_bool: OutputToBool | None = default_output_to_bool,
+        check_only: bool = False,
+        chunking: None = None,
+        adapter: str | None = None,
+    ) -> None:
+        demand("a requirement's description", description, (str, NoneType))
+        demand("validation_fn", validation_fn, (Callable, NoneType))  # type: ignore[arg-type]
+        demand("output_to_bool", output_to_bool, (Callable, NoneType))  # type: ignore[arg-type]
+        demand("a requirement's adapter", adapter, (str, NoneType))
+        refuse("Requirement", chunking=chunking)
+        self.description, self.validation_fn = description, validation_fn
+        self.output_to_bool, self.check_only = output_to_bool, check_only
+        self.chunking, self.adapter = chunking, adapter
 
-    def __post_init__(self) -> None:
-        demand("a requirement's description", self.description, (str, NoneType))
-        demand("validation_fn", self.validation_fn, (Callable, NoneType))  # type: ignore[arg-type]
-        demand("a requirement's adapter", self.adapter, (str, NoneType))
+    def __repr__(self) -> str:
+        return f"Requirement({self.description!r})"
+
+    @property
+    def decides_alone(self) -> bool:
+        """Whether it needs no model: it has a function, or its class has a ``validate`` of its own."""
+        return self.validation_fn is not None or type(self).validate is not Requirement.validate
+
+    async def validate(
+        self,
+        backend: "EngineBackend",
+        ctx: Context,
+        *,
+        format: type[Any] | None = None,
+        model_options: Mapping[str, Any] | None = None,
+    ) -> ValidationResult:
+        """Check the last output of a context. A subclass may decide in its own way.
+
+        Args:
+            backend: Who checks, unless there is a ``validation_fn``.
+            ctx: What was said.
+            format: Pydantic model that the judge's answer must fit.
+            model_options: Options for the judge, over the backend's.
+
+        Raises:
+            CheckError: It cannot be decided; see :meth:`EngineBackend.ensure_checkable`.
+        """
+        [verdict] = await backend.check([self], ctx, format=format, model_options=model_options)
+        return verdict
 
 
 def req(
     description: str | None = None,
     validation_fn: ValidationFn | None = None,
     *,
+    output_to_bool: OutputToBool | None = default_output_to_bool,
     check_only: bool = False,
+    chunking: None = None,
     adapter: str | None = None,
 ) -> Requirement:
     """Shorthand for :class:`Requirement`."""
-    return Requirement(description, validation_fn, check_only=check_only, adapter=adapter)
+    return Requirement(
+        description,
+        validation_fn,
+        output_to_bool=output_to_bool,
+        check_only=check_only,
+        chunking=chunking,
+        adapter=adapter,
+    )
 
 
 def check(
-    description: str | None = None, validation_fn: ValidationFn | None = None, *, adapter: str | None = None
+    description: str | None = None,
+    validation_fn: ValidationFn | None = None,
+    *,
+    output_to_bool: OutputToBool | None = default_output_to_bool,
+    chunking: None = None,
+    adapter: str | None = None,
 ) -> Requirement:
     """Shorthand for a :class:`Requirement` with ``check_only=True``."""
-    return Requirement(description, validation_fn, check_only=True, adapter=adapter)
+    return req(
+        description, validation_fn, output_to_bool=output_to_bool, check_only=True, chunking=chunking, adapter=adapter
+    )
 
 
 def reqify(r: "str | Requirement") -> Requirement:
@@ -101,7 +139,7 @@ def reqify(r: "str | Requirement") -> Requirement:
     raise RequestError(f"a requirement is a string or a Requirement, found {r!r}; wrap it in req(...)")
 
 
-def simple_validate(fn: Callable[[str], Any], *, reason: str | None = None) -> ValidationFn:
+def simple_validate(fn: Callable[[str], Any], *, reason: str | None = None) -> Callable[[Context], ValidationResult]:
     """Make a ``validation_fn`` from a function of the last output's text.
 
     Args:
@@ -109,14 +147,15 @@ def simple_validate(fn: Callable[[str], Any], *, reason: str | None = None) -> V
         reason: Reason to report where ``fn`` returns a bare bool.
 
     Returns:
-        A function of the context. It raises CheckError if ``fn`` returns anything else, or if the context holds no
-        model output.
+        A function of the context. Where that holds no output it warns, and the requirement is not met. It raises
+        CheckError if ``fn`` returns anything else.
     """
 
     def validate(ctx: Context) -> ValidationResult:
         output = ctx.last_output()
-        if output is None:
-            raise CheckError("no model output to validate; generate first, or pass validate(..., output=...)")
+        if output is None or output.value is None:
+            warnings.warn("no model output to validate: the requirement counts as not met", stacklevel=2)
+            return ValidationResult(False)
         match fn(output.value):
             case bool(passed):
                 return ValidationResult(passed, reason=reason)

@@ -1,6 +1,10 @@
 """``fake_engine``: a deterministic engine without a model; one token per character, scripted answers and scores."""
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,11 +12,22 @@ import pytest
 
 from alorakit.bindings.session import ChatContext, EngineBackend, MelleaSession
 from alorakit.engine.adapters import AdapterInfo
-from alorakit.engine.errors import AdapterError
+from alorakit.engine.errors import AdapterError, ClosedError, NumericsError
 from alorakit.engine.manifest import Manifest
 from alorakit.engine.mixed import Answer, Request, ScoreRequest
-from alorakit.engine.request import CandidateScore, RequestOutput, SamplingParams, ScoreResult, Timing, Usage
+from alorakit.engine.request import (
+    CandidateScore,
+    RequestOutput,
+    SamplingParams,
+    ScoreResult,
+    StreamChunk,
+    Timing,
+    Usage,
+)
+from tests.bindings import served
+from tests.training.mellea_reader import mellea_folder
 
+engine, served_folder, session = served.engine, served.served_folder, served.session  # fixtures for all tests here
 TIMING = Timing(0.0, 0.001, 0.002)
 STOP = 0
 
@@ -26,7 +41,10 @@ class FakeTokenizer:
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         return "".join(chr(token) for token in ids if token != STOP)
 
-    def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False) -> list[int]:
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False, **variables: Any
+    ) -> list[int]:
+        self.variables = variables
         ids: list[int] = []
         for message in messages:
             content = message.get("token_ids", self.encode(message["content"]))
@@ -49,6 +67,8 @@ class FakeEngine:
         self.scored_ids: list[list[int]] = []
         self.scored: list[tuple[str, list[str], str | None, bool]] = []
         self.closed = False
+        self.batches: list[int] = []
+        self.pause = ""  # after this character a stream says no more
 
     def register(self, name: str, manifest: Manifest | None, invocation: str | None = "@") -> None:
         tokens = None if invocation is None else tuple(self.tokenizer.encode(invocation))
@@ -70,6 +90,8 @@ class FakeEngine:
         self.prompts.append(self.tokenizer.decode(prompt))
         self.params.append(sampling)
         text = self.answers.pop(0)
+        if text == "FAIL":
+            raise NumericsError("the model computed values that are not finite")
         ids = [*self.tokenizer.encode(text), STOP]
         return [RequestOutput(text, ids, "stop", None, None, None, None, Usage(len(prompt), 0, len(ids)), TIMING)]
 
@@ -95,16 +117,56 @@ class FakeEngine:
                 answers += self.generate([prompt], request.sampling or SamplingParams(), request.adapter)
         return answers
 
+    def check_open(self) -> None:
+        if self.closed:
+            raise ClosedError("the engine is closed")
+
     def session(self, chat: bool = True, **options: Any) -> MelleaSession:
         """A session on this engine, with default model options."""
-        backend = EngineBackend(engine=self, model_options=options or None)  # type: ignore[arg-type]
+        served: Any = FakeAsyncEngine(self)
+        backend = EngineBackend(engine=served, model_options=options or None)
         return MelleaSession(backend, ctx=ChatContext() if chat else None)
 
     def close(self) -> None:
         self.closed = True
 
 
+class FakeAsyncEngine:
+    """The same for coroutines, as AsyncEngine has it: each call is one batch; a stream gives a character at a time."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self.engine = engine
+        self.given_up = 0
+
+    async def batch(self, requests: Sequence[Request]) -> list[Answer]:
+        self.engine.batches.append(len(requests))
+        await asyncio.sleep(0)
+        return self.engine.batch(requests)
+
+    async def stream(self, prompt: list[int], sampling: SamplingParams) -> AsyncIterator[StreamChunk]:
+        [output] = self.engine.generate([prompt], sampling)
+        try:
+            for char, token in zip(output.text, output.token_ids, strict=False):
+                await asyncio.sleep(0)
+                yield StreamChunk(char, [token])
+                if self.engine.pause == char:
+                    await asyncio.get_running_loop().create_future()
+            yield StreamChunk("", [STOP], "stop", output)
+        except asyncio.CancelledError:
+            self.given_up += 1
+            raise
+
+
 @pytest.fixture
 def fake_engine() -> type[FakeEngine]:
     """The class: call it with the answers to give and a function that weighs a candidate's text."""
     return FakeEngine
+
+
+@pytest.fixture(scope="session")
+def mellea_says() -> dict[str, Any]:
+    """What Mellea makes of the programs in ``session_programs``."""
+    script = Path(__file__).with_name("mellea_side.py")
+    done = subprocess.run([sys.executable, script, mellea_folder()], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return cast(dict[str, Any], json.loads(done.stdout.splitlines()[-1]))

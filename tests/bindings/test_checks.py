@@ -14,6 +14,10 @@ from alorakit.bindings.session import (
     Message,
     ModelOption,
     ModelOutputThunk,
+    RejectionSamplingStrategy,
+    Requirement,
+    ValidationResult,
+    check,
     req,
     simple_validate,
 )
@@ -127,55 +131,103 @@ def test_a_function_decides_alone(fake_engine: Any) -> None:
 def test_simple_validate_needs_an_output_and_a_bool(fake_engine: Any) -> None:
     m = fake_engine(["x"]).session()
     m.ctx = m.ctx.add(Message("user", "hi"))
-    with pytest.raises(CheckError, match="no model output"):
-        m.validate(req("x", simple_validate(lambda text: True)))
+    with pytest.warns(UserWarning, match="no model output"):
+        assert not m.validate(req("x", simple_validate(lambda text: True)))[0]
     with pytest.raises(CheckError, match="returned 'yes'"):
         m.validate(req("x", simple_validate(lambda text: "yes")), output="x")
 
 
 def test_nothing_to_validate_raises(fake_engine: Any) -> None:
-    m = fake_engine().session()
-    with pytest.raises(RequestError, match="nothing to validate"):
-        m.validate("x")
-    with pytest.raises(RequestError, match="needs output"):
-        m.validate("x", input="y")
+    engine = fake_engine()
+    m = engine.session()
+    for _ in range(2):  # the judge, and then an adapter
+        with pytest.raises(CheckError, match="nothing to validate"):
+            m.validate("must be 'bearing'")
+        engine.register("failure", FAILURES)
     with pytest.raises(RequestError, match="wrap it in req"):
         m.validate([3], output="x")
 
 
-def test_a_check_takes_a_system_prompt_and_no_sampling_options(fake_engine: Any) -> None:
+def test_a_check_takes_a_system_prompt_and_adapters_need_no_sampling_options(fake_engine: Any) -> None:
     engine = fake_engine()
     engine.register("failure", FAILURES)
     m = engine.session(**{ModelOption.TEMPERATURE: 1.0})
     m.validate("must be 'bearing'", output="x", model_options={ModelOption.SYSTEM_PROMPT: "Be kind"})
-    assert engine.scored[0][0] == "<system>Be kind<user>x@"
-    with pytest.raises(ConfigError, match=r"temperature.*do not apply"):
-        m.validate("must be 'bearing'", output="x", model_options={ModelOption.TEMPERATURE: 0.5})
+    m.validate("must be 'bearing'", output="x", model_options={ModelOption.TEMPERATURE: 0.5})
+    assert [prompt for prompt, *_ in engine.scored] == ["<system>Be kind<user>x@", "<user>x@"]
+    with pytest.raises(ConfigError, match="temprature"):
+        m.validate("must be 'bearing'", output="x", model_options={"temprature": 0.5})
 
 
 def test_the_base_model_judges_where_no_adapter_does(fake_engine: Any) -> None:
-    engine = fake_engine(["hello"], says("no"))
+    engine = fake_engine(["hello", "no", "Yes, it is."])
     m = engine.session()
     m.chat("hi")
     [verdict] = m.validate("Be rude")
-    [(prompt, candidates, adapter, end)] = engine.scored
-    assert prompt.startswith("<user>hi<assistant>hello<user>Check the conversation")
-    assert prompt.endswith("<assistant>")
-    assert "Requirement: Be rude\n" in prompt
-    assert (candidates, adapter, end) == (["yes", "no"], None, False)
-    assert (bool(verdict), verdict.label, verdict.score) == (False, "no", 0.25)
-    assert verdict.reason is not None
-    assert "Be rude" in verdict.reason
+    assert engine.prompts[1].startswith("<user>hi<assistant>hello<user>Check whether the output below")
+    assert engine.prompts[1].endswith("\n  Output: hello\n  Requirement: Be rude<assistant>")
+    assert (engine.params[1].max_tokens, engine.params[1].temperature, engine.asked[1]) == (256, 0.0, None)
+    assert (bool(verdict), verdict.reason, verdict.score) == (False, "Be rude", None)
+    assert verdict.thunk is not None and verdict.context is not None and verdict.usage is not None
+    assert (str(verdict.thunk), verdict.context.node_data) == ("no", verdict.thunk)
+    told = {ModelOption.TEMPERATURE: 0.5, ModelOption.MAX_NEW_TOKENS: 3}
+    assert m.validate("Be rude", model_options=told)[0].reason == "Yes, it is."
+    assert (engine.params[2].max_tokens, engine.params[2].temperature) == (3, 0.5)
 
 
 def test_the_judge_answers_where_it_is_preferred_unless_an_adapter_is_named(fake_engine: Any) -> None:
-    engine = fake_engine()
+    engine = fake_engine(["yes"])
     engine.register("failure", FAILURES)
     m = engine.session()
     m.backend.default_to_constraint_checking_alora = False
-    m.validate("must be 'bearing'", output="x")
+    assert m.validate("must be 'bearing'", output="x")[0]
     m.validate(req("must be 'bearing'", adapter="failure"), output="x")
-    assert [adapter for _, _, adapter, _ in engine.scored] == [None, "failure"]
+    assert engine.asked == [None]
+    assert [adapter for _, _, adapter, _ in engine.scored] == ["failure"]
+
+
+def test_a_rule_of_ones_own_reads_an_adapters_answer(fake_engine: Any) -> None:
+    engine = fake_engine([], says("bearing"))
+    engine.register("failure", FAILURES)
+    m = engine.session()
+    [passed, broken] = m.validate(
+        [req("anything", output_to_bool=lambda said: said == "bearing"), req("x", output_to_bool=lambda said: 1 / 0)],
+        output="x",
+    )
+    assert (bool(passed), passed.label, passed.error) == (True, "bearing", None)
+    assert not broken and isinstance(broken.error, ZeroDivisionError)
+
+
+def test_all_models_are_asked_in_one_batch_and_functions_beside(fake_engine: Any) -> None:
+    engine = fake_engine(["hello", "yes"])
+    engine.register("failure", FAILURES)
+    m = engine.session()
+    m.backend.default_to_constraint_checking_alora = False
+
+    class Own(Requirement):
+        async def validate(self, backend: Any, ctx: Any, **given: Any) -> ValidationResult:
+            return ValidationResult(True, reason="own")
+
+    wanted = [
+        req("must be 'bearing'", adapter="failure"),
+        req("a", lambda ctx: False),
+        Own("b"),
+        req("Be kind"),
+        check("must not be 'bearing'", adapter="failure"),
+    ]
+    result = m.instruct("hi", requirements=wanted, strategy=RejectionSamplingStrategy(), return_sampling_results=True)
+    verdicts = [verdict for _, verdict in result.result_validations]
+    assert [bool(v) for v in verdicts] == [True, False, True, True, False]
+    assert engine.batches == [1, 3]
+
+
+def test_what_cannot_be_checked_is_known_before_anything_is_generated(fake_engine: Any) -> None:
+    engine = fake_engine(["x"])
+    m = engine.session()
+    for wanted in (req(), req("x", adapter="gone"), req("x", output_to_bool=None)):
+        with pytest.raises((CheckError, AdapterNotFoundError)):
+            m.instruct("A", requirements=[wanted])
+    assert engine.prompts == [] and m.ctx.is_root_node
 
 
 def test_the_judge_needs_words(fake_engine: Any) -> None:

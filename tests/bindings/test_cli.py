@@ -60,7 +60,7 @@ def test_help_needs_no_torch(entry: str) -> None:
 
 
 @pytest.mark.parametrize(("app", "prefix"), [(m_app, ["alora"]), (alorakit_app, []), (alorakit_app, ["alora"])])
-@pytest.mark.parametrize("command", ["train", "check", "demo"])
+@pytest.mark.parametrize("command", ["train", "check", "demo", "eval", "info", "upload", "add-readme", "import-gguf"])
 def test_every_command_has_help(app: Any, prefix: list[str], command: str) -> None:
     result = RUN.invoke(app(), [*prefix, command, "--help"])
     assert result.exit_code == 0

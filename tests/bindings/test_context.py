@@ -1,5 +1,7 @@
 """Contexts are immutable, and know the chat a check reads."""
 
+from typing import Any
+
 import pytest
 
 from alorakit.bindings.session import CBlock, ChatContext, Message, ModelOutputThunk, SimpleContext
@@ -7,7 +9,7 @@ from alorakit.engine.errors import ConfigError, RequestError
 
 HI = Message("user", "hi")
 BYE = Message("user", "bye")
-HELLO = ModelOutputThunk("hello", (1, 2, 0), (Message("system", "be kind"), HI))
+HELLO: ModelOutputThunk[Any] = ModelOutputThunk("hello", token_ids=(1, 2, 0), prompt=(Message("system", "be kind"), HI))
 
 
 def test_add_returns_a_new_context() -> None:
@@ -27,11 +29,13 @@ def test_as_list_of_the_last_parts(last_n: int | None, expected: list[object]) -
 def test_last_output_looks_past_messages() -> None:
     assert ChatContext().add(HI).last_output() is None
     assert ChatContext().add(HELLO).add(BYE).last_output() is HELLO
+    assert ChatContext().add(HELLO).add(BYE).add(HI).add(BYE).last_output() is None
+    assert ChatContext().add(HELLO).add(BYE).add(HI).add(BYE).last_output(4) is HELLO
 
 
 def test_an_answered_chat_is_the_prompt_and_the_answer() -> None:
     # With the system message that only the options held: it is what the engine read.
-    expected = [Message("system", "be kind"), HI, Message("assistant", "hello", (1, 2, 0))]
+    expected = [Message("system", "be kind"), HI, Message("assistant", "hello", token_ids=(1, 2, 0))]
     assert ChatContext().add(HI).add(HELLO).messages() == expected
     assert SimpleContext().add(HI).add(HELLO).messages() == expected
     assert ChatContext(window_size=1).add(HI).add(HELLO).messages() == expected
@@ -52,16 +56,18 @@ def test_simple_context_forgets_earlier_turns() -> None:
     assert ctx.as_list() == [HI, HELLO, BYE]
 
 
-def test_a_window_keeps_system_messages_and_the_newest_parts() -> None:
+def test_a_window_keeps_the_first_system_messages_and_the_newest_parts() -> None:
     system = Message("system", "be kind")
     ctx = ChatContext(window_size=2).add(system).add(HI).add(HELLO).add(BYE)
     assert ctx.view_for_generation() == [system, HELLO, BYE]
     assert ctx.new_instance().add(HI).add(HI).add(BYE).as_list() == [HI, BYE]
+    assert ctx.add(system).add(HI).as_list() == [system, system, HI]
+    assert ChatContext(window_size=0).add(system).add(HI).as_list() == [system]
 
 
-@pytest.mark.parametrize("size", [0, -1, "a"])
-def test_a_window_below_one_raises(size: int) -> None:
-    with pytest.raises(ConfigError, match=r"below 1|window_size must be"):
+@pytest.mark.parametrize("size", [-1, "a"])
+def test_a_window_below_zero_raises(size: int) -> None:
+    with pytest.raises(ConfigError, match=r"below 0|window_size must be"):
         ChatContext(window_size=size)
 
 

@@ -1,6 +1,5 @@
 """The session on an engine without a model: what it asks, what it remembers, what it answers."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +7,7 @@ import pytest
 
 from alorakit.bindings.session import (
     CBlock,
+    ChatContext,
     EngineBackend,
     MelleaSession,
     Message,
@@ -18,6 +18,7 @@ from alorakit.bindings.session import (
     check,
     req,
     simple_validate,
+    start_session,
 )
 from alorakit.engine.errors import AlorakitError, ConfigError, RequestError
 
@@ -32,14 +33,19 @@ def test_instruct_fills_variables_and_lists_requirements(fake_engine: Any) -> No
         strategy=None,
     )
     assert str(result) == "done"
-    assert engine.prompts == ["<user>Summarise: {{oil}} leak\n\nRequirements:\n- Be short.<assistant>"]
-    assert m.last_prompt() == [{"role": "user", "content": "Summarise: {{oil}} leak\n\nRequirements:\n- Be short."}]
+    assert engine.prompts == [
+        "<user>Summarise: {{oil}} leak\nFulfill the following requirements:\n* Be short.<assistant>"
+    ]
+    assert m.last_prompt() == [
+        {"role": "user", "content": "Summarise: {{oil}} leak\nFulfill the following requirements:\n* Be short."}
+    ]
 
 
 def test_instruct_without_variables_leaves_braces_alone(fake_engine: Any) -> None:
     engine = fake_engine(["x"])
     engine.session().instruct("Fill {{this}}", prefix="P", icl_examples=["e"], grounding_context={"doc": CBlock("g")})
-    assert engine.prompts == ["<user>P\n\nFill {{this}}\n\nExamples:\n- e\n\nContext:\n- [doc] g<assistant>"]
+    examples, grounding = "Here are some examples:\n* e", "Here is some grounding context:\n*   [doc] =  g"
+    assert engine.prompts == [f"<user>P\nFill {{{{this}}}}\n{examples}\n{grounding}<assistant>"]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +124,7 @@ def test_a_validation_fn_may_return_a_bare_bool(fake_engine: Any) -> None:
 def test_one_requirement_needs_no_list(fake_engine: Any) -> None:
     engine = fake_engine(["x"])
     engine.session().instruct("A", requirements="Be brief.", strategy=None)
-    assert engine.prompts == ["<user>A\n\nRequirements:\n- Be brief.<assistant>"]
+    assert engine.prompts == ["<user>A\nFulfill the following requirements:\n* Be brief.<assistant>"]
 
 
 def test_context_after_instruct_holds_question_and_answer_with_ids(fake_engine: Any) -> None:
@@ -142,68 +148,33 @@ def test_without_a_context_turns_do_not_see_each_other(fake_engine: Any) -> None
     assert engine.prompts == ["<user>A<assistant>", "<user>B<assistant>"]
 
 
-def test_instruct_tries_again_with_other_words_and_returns_the_success(fake_engine: Any) -> None:
-    engine = fake_engine(["bad", "good", "never"])
-    m = engine.session()
-    wanted = req("Say good", simple_validate(lambda text: text == "good", reason="not good"))
-    result = m.instruct("A", requirements=[wanted], return_sampling_results=True)
-    assert result.success
-    assert (str(result), result.result_index) == ("good", 1)
-    assert [[v.reason for _, v in attempt] for attempt in result.sample_validations] == [["not good"], ["not good"]]
-    assert [(p.temperature, p.seed, p.max_tokens) for p in engine.params] == [(0.0, None, 256), (0.7, 1, 256)]
-    assert [item.value for item in m.ctx.as_list() if isinstance(item, ModelOutputThunk)] == ["good"]
-    assert result.result_validations[0][0] == wanted
-
-
-def test_if_every_attempt_fails_the_first_is_returned(fake_engine: Any) -> None:
-    engine = fake_engine(["one", "two", "three"])
-    m = engine.session()
-    never = check("never", lambda ctx: ValidationResult(False))
-    strategy = RejectionSamplingStrategy(loop_budget=3)
-    result = m.instruct("A", requirements=[never], strategy=strategy, return_sampling_results=True)
-    assert not result.success
-    assert result.value == "one"
-    assert len(result.sample_generations) == 3
-    assert m.ctx is result.result_ctx
-
-
 @pytest.mark.parametrize(
-    ("options", "expected"),
+    ("name", "call"),
     [
-        ({ModelOption.SEED: 7}, [(0.0, 7), (0.0, 8)]),
-        ({ModelOption.TEMPERATURE: 0.5}, [(0.5, None), (0.5, None)]),
-        ({ModelOption.TEMPERATURE: 0.5, ModelOption.SEED: 7}, [(0.5, 7), (0.5, 8)]),
+        ("images", lambda m: m.instruct("A", images=["i"])),
+        ("audio", lambda m: m.chat("A", audio=["a"])),
+        ("tool_calls", lambda m: m.instruct("A", tool_calls=True)),
+        ("tool_calls", lambda m: m.query("A", "B", tool_calls=True)),
+        ("generate_logs", lambda m: m.validate("r", output="x", generate_logs=[None])),
+        ("chunking", lambda m: req("r", chunking="sentence")),  # type: ignore[arg-type]
+        ("compactor", lambda m: ChatContext(compactor="c")),  # type: ignore[arg-type]
+        ("model_id", lambda m: ChatContext(model_id="c")),  # type: ignore[arg-type]
+        ("thinking", lambda m: Message("user", "x", thinking="t")),  # type: ignore[arg-type]
+        ("plugins", lambda m: start_session(plugins=["p"])),  # type: ignore[arg-type]
     ],
 )
-def test_later_attempts_respect_the_callers_options(
-    fake_engine: Any, options: dict[str, Any], expected: list[Any]
-) -> None:
-    engine = fake_engine(["one", "two"])
-    never = check("never", lambda ctx: ValidationResult(False))
-    engine.session().instruct("A", requirements=[never], model_options=options)
-    assert [(p.temperature, p.seed) for p in engine.params] == expected
-
-
-def test_sampling_results_need_a_strategy(fake_engine: Any) -> None:
-    with pytest.raises(ConfigError, match="needs a strategy"):
-        fake_engine().session().instruct("A", strategy=None, return_sampling_results=True)
-    with pytest.raises(ConfigError, match="loop_budget=0"):
-        RejectionSamplingStrategy(loop_budget=0)
-
-
-def test_what_is_not_implemented_does_not_exist(fake_engine: Any) -> None:
-    m = fake_engine().session()
-    for call in (m.instruct, m.chat, m.validate):
-        with pytest.raises(TypeError):
-            call("x", tool_calls=False)
-    assert list(inspect.signature(m.chat).parameters)[:2] == ["content", "role"]
+def test_what_is_not_supported_is_refused(fake_engine: Any, name: str, call: Callable[[MelleaSession], object]) -> None:
+    m = fake_engine(["x"]).session()
+    with pytest.raises(RequestError, match=rf"{name}=.* is not supported by this backend; leave {name} out"):
+        call(m)
+    assert m.ctx.as_list() == []
 
 
 def test_chat_returns_a_message_and_goes_on(fake_engine: Any) -> None:
     engine = fake_engine(["hello", "bye"])
     m = engine.session()
     answer = m.chat("hi {{name}}", user_variables={"name": "Ann"})
-    assert answer == Message("assistant", "hello", (*map(ord, "hello"), 0))
+    assert answer == Message("assistant", "hello", token_ids=(*map(ord, "hello"), 0))
     m.chat("go", role="tool")
     assert engine.prompts[1] == "<user>hi Ann<assistant>hello<tool>go<assistant>"
 
@@ -223,7 +194,10 @@ def test_options_of_the_call_win_over_the_backends(fake_engine: Any) -> None:
     [
         ({"temprature": 1.0}, "'temprature'; known ones are .*temperature"),
         ({ModelOption.STOP_SEQUENCES: "\n"}, "list of strings"),
-        ({ModelOption.SYSTEM_PROMPT: 3}, "must be a string"),
+        ({ModelOption.SYSTEM_PROMPT: 3}, "must be str"),
+        ({ModelOption.STREAM: 1}, "must be bool"),
+        ({ModelOption.TOOLS: []}, "not supported: this backend calls no tools"),
+        ({ModelOption.LOGITS: True}, "not supported: ask the engine"),
     ],
 )
 def test_bad_options_raise(fake_engine: Any, options: dict[str, Any], message: str) -> None:
@@ -233,12 +207,12 @@ def test_bad_options_raise(fake_engine: Any, options: dict[str, Any], message: s
         EngineBackend(engine=fake_engine(), model_options=options)
 
 
-def test_two_system_prompts_raise(fake_engine: Any) -> None:
-    m = fake_engine(["x"]).session()
+def test_a_system_prompt_goes_before_the_chats_own(fake_engine: Any) -> None:
+    engine = fake_engine(["x"])
+    m = engine.session()
     m.ctx = m.ctx.add(Message("system", "Be rude"))
-    with pytest.raises(RequestError, match="already begins with the system message 'Be rude'"):
-        m.chat("hi", model_options={ModelOption.SYSTEM_PROMPT: "Be kind"})
-    m.chat("hi", model_options={ModelOption.SYSTEM_PROMPT: "Be rude"})
+    m.chat("hi", model_options={ModelOption.SYSTEM_PROMPT: "Be kind"})
+    assert engine.prompts == ["<system>Be kind<system>Be rude<user>hi<assistant>"]
 
 
 def test_reset_and_clone(fake_engine: Any) -> None:

@@ -73,7 +73,7 @@ def run(base: Path, adapter: Path, every, passing, max_tokens=64, **config):
 
 def test_a_check_computes_its_own_suffix_only(base, adapter):
     found, stats = run(base, adapter, 8, lambda partial: True)
-    assert found.failed is None
+    assert not found.failed
     assert found.output is not None
     assert len(found.token_ids) == 64 == len(found.output.token_ids)
     assert len(found.checks) >= 4
@@ -88,7 +88,7 @@ def test_a_check_computes_its_own_suffix_only(base, adapter):
 
 def test_the_first_failure_stops_the_answer(base, adapter):
     found, stats = run(base, adapter, 8, lambda partial: len(partial.token_ids) < 16, max_tokens=400)
-    assert found.failed == 0
+    assert found.failed
     assert found.output is None
     assert [check.passed for check in found.checks][-1] is False
     assert 16 <= found.checks[-1].num_tokens < 16 + 8

@@ -38,7 +38,7 @@ def serve(tiny_engine):
                 return result
 
         result = asyncio.run(main())
-        assert not [t for t in threading.enumerate() if t.name.startswith("alorakit")]
+        assert not [t for t in threading.enumerate() if t.name in ("alorakit-step", "alorakit-load")]
         return result
 
     return run
@@ -222,7 +222,7 @@ def test_close_ends_every_request_once(tiny_engine):
         await engine.close()
 
     asyncio.run(main())
-    assert not [t for t in threading.enumerate() if t.name.startswith("alorakit")]
+    assert not [t for t in threading.enumerate() if t.name in ("alorakit-step", "alorakit-load")]
 
 
 def test_adapters_come_and_go_while_requests_run(serve, tiny_engine, tiny_models, make_adapter):

@@ -61,7 +61,7 @@ def test_not_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: str,
 def test_a_model_of_the_hub_in_the_local_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
         (tmp_path / name).write_text("{}")
-    monkeypatch.setattr(hub, "_cached_folder", lambda repo_id, revision: tmp_path)
+    monkeypatch.setattr(hub, "cached_folder", lambda repo_id, revision, subfolder: tmp_path)
     found = resolve_model("owner/name", revision="main")
     assert (found.path, found.name, found.notes) == (tmp_path, "owner/name", None)
 
@@ -72,7 +72,7 @@ def test_an_interrupted_download_is_not_a_model(tmp_path: Path, monkeypatch: pyt
     for name in ("config.json", "tokenizer.json", "a.safetensors", "b.safetensors"):
         (tmp_path / name).write_text("{}")
     (tmp_path / "model.safetensors.index.json").write_text(index)
-    monkeypatch.setattr(hub, "_cached_folder", lambda repo_id, revision: tmp_path)
+    monkeypatch.setattr(hub, "cached_folder", lambda repo_id, revision, subfolder: tmp_path)
     assert resolve_model("owner/name").path == tmp_path
     (tmp_path / lacking).unlink()
     with pytest.raises(ModelNotFoundError, match="not available from the Hub"):
@@ -98,7 +98,7 @@ def test_the_demo_model_without_its_wheel(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_demo_model_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gguf, "find_spec", lambda name: None)
     with pytest.raises(
-        ModelNotFoundError, match=r"transformers, gguf, accelerate; run: pip install 'alorakit\[demo\]'"
+        ModelNotFoundError, match=r"transformers, gguf, accelerate; run: pip install 'alorakit\[gguf\]'"
     ):
         resolve_model(DEMO_MODEL)
 

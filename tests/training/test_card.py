@@ -25,7 +25,9 @@ from alorakit.engine.manifest import Manifest
 from alorakit.engine.tokenizer import Tokenizer
 from alorakit.training import ExampleList, TrainConfig, train
 from alorakit.training.card import CardFacts, model_card
+from alorakit.training.card_again import card_of
 from alorakit.training.card_code import REQUIREMENT, TEXT, requirement_text
+from alorakit.training.card_mark import is_untouched, marked
 from alorakit.training.io_yaml import io_yaml
 from tests.training.mellea_reader import mellea_folder
 
@@ -192,6 +194,15 @@ def test_a_card_holds_figures_settings_and_the_digest_of_the_data() -> None:
         assert f"| {' | '.join(cells)} |" in text
     assert "![" in text and "](training.png)" in text
     assert "training.png" not in model_card(manifest, TrainConfig(), CardFacts(picture=False))
+
+
+def test_a_card_is_made_again_as_training_made_it(trained: Callable[[str], Path]) -> None:
+    for kind in ("alora", "lora"):
+        written = (trained(kind) / "README.md").read_text(encoding="utf-8")
+        assert card_of(trained(kind)) == written
+        assert is_untouched(written) and "F1" in written and "`torch`" in written
+        assert not is_untouched(written.replace("LoRA", "LORA", 1)) and not is_untouched(written + "more\n")
+        assert is_untouched(marked(written + "more\n"))
 
 
 PARSER = MarkdownIt().enable("table")

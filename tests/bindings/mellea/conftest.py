@@ -165,3 +165,29 @@ def scripted(monkeypatch) -> Callable[..., None]:
         monkeypatch.setattr(AsyncEngine, "batch", batch)
 
     return script
+
+
+@pytest.fixture(autouse=True)
+def same_catalog() -> Iterator[None]:
+    """Mellea's catalog as it was, whatever adapters a test made."""
+    from mellea.backends.adapters import catalog
+
+    entries, table = list(catalog._INTRINSICS_CATALOG_ENTRIES), dict(catalog._INTRINSICS_CATALOG)
+    yield
+    catalog._INTRINSICS_CATALOG_ENTRIES[:] = entries
+    catalog._INTRINSICS_CATALOG = table
+
+
+def works(backend: Any, name: str) -> bool:
+    """Whether an adapter function of that name answers."""
+    from mellea import MelleaSession
+    from mellea.backends.adapters import AdapterType
+    from mellea.stdlib.components import Intrinsic
+    from mellea.stdlib.context import ChatContext
+
+    both = (AdapterType.ALORA, AdapterType.LORA)
+    session = MelleaSession(backend, ctx=ChatContext())
+    session.chat("The pump leaks.")
+    action = Intrinsic(name, intrinsic_kwargs={"requirement": "It is short."}, adapter_types=both)
+    thunk = session.act(action, strategy=None)
+    return 0 <= json.loads(thunk.value)["requirement_check"]["score"] <= 1

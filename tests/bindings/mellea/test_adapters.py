@@ -1,54 +1,27 @@
-"""Every form in which an adapter can be given, and what becomes of its name."""
+"""Every form in which an adapter can be given."""
 
 import json
-import logging
 import os
 import shutil
-import threading
-import warnings
 from pathlib import Path
 
 import pytest
 from mellea import MelleaSession
 from mellea.backends.adapters import (
-    Adapter,
     AdapterType,
-    EmbeddedBinding,
-    EmbeddedIntrinsicAdapter,
-    Identity,
     IntrinsicAdapter,
     catalog,
-    get_io_contract,
 )
 from mellea.backends.adapters.adapter import CustomIntrinsicAdapter as MelleasCustomAdapter
 from mellea.stdlib.components import Intrinsic
 from mellea.stdlib.context import ChatContext
 
 from alorakit import CustomIntrinsicAdapter
-from alorakit.bindings.mellea.adapters import UnsupportedAdapterError
-from alorakit.engine.errors import AdapterError, AdapterNotFoundError
-from tests.bindings.mellea.conftest import BASE, OPENING, YES_NO
+from alorakit.engine.errors import AdapterError
+from tests.bindings.mellea.conftest import BASE, OPENING, YES_NO, works
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Capability:UserWarning")
 BOTH = (AdapterType.ALORA, AdapterType.LORA)
-
-
-@pytest.fixture(autouse=True)
-def same_catalog():
-    """Mellea's catalog as it was, whatever adapters a test made."""
-    entries, table = list(catalog._INTRINSICS_CATALOG_ENTRIES), dict(catalog._INTRINSICS_CATALOG)
-    yield
-    catalog._INTRINSICS_CATALOG_ENTRIES[:] = entries
-    catalog._INTRINSICS_CATALOG = table
-
-
-def works(backend, name):
-    """Whether an adapter function of that name answers."""
-    session = MelleaSession(backend, ctx=ChatContext())
-    session.chat("The pump leaks.")
-    action = Intrinsic(name, intrinsic_kwargs={"requirement": "It is short."}, adapter_types=BOTH)
-    thunk = session.act(action, strategy=None)
-    return 0 <= json.loads(thunk.value)["requirement_check"]["score"] <= 1
 
 
 def into_hub(cache: Path, repo: str, files: dict[str, Path], commit: str = "0" * 40) -> None:
@@ -186,123 +159,3 @@ def test_an_adapter_trained_by_mellea_names_its_function_for_an_intrinsic(backen
     session.chat("The pump leaks.")
     action = Intrinsic("my_adapter", adapter_types=BOTH)
     assert json.loads(session.act(action, strategy=None).value)["label"] in ("no_failure", "overheating", "seal leak")
-
-
-# --- names --------------------------------------------------------------------------------------------------------
-
-
-def test_the_same_name_twice(backend, checker, new_adapter, caplog):
-    backend.add_adapter(checker)
-    with pytest.raises(AdapterError, match="remove it first"):
-        backend.add_adapter(new_adapter("checker", OPENING, YES_NO, seed=9))
-    with caplog.at_level(logging.WARNING, logger="mellea"):
-        backend.add_adapter(MelleasCustomAdapter(model_id=str(checker), base_model_name=BASE))
-    assert "keeps the name" in caplog.text
-    assert backend.list_adapters() == ["checker_alora"] and works(backend, "checker")
-
-
-def test_the_same_object_twice_is_no_error(backend, checker, caplog):
-    adapter = MelleasCustomAdapter(model_id=str(checker), base_model_name=BASE)
-    backend.add_adapter(adapter)
-    with caplog.at_level(logging.WARNING, logger="mellea"):
-        backend.add_adapter(adapter)
-    assert "registered already" in caplog.text and backend.list_adapters() == ["checker_alora"]
-
-
-def test_an_adapter_of_another_backend(new_backend, checker):
-    adapter, one, two = MelleasCustomAdapter(model_id=str(checker), base_model_name=BASE), new_backend(), new_backend()
-    one.add_adapter(adapter)
-    with pytest.raises(AdapterError, match="another backend"):
-        two.add_adapter(adapter)
-    one.unload_peft_adapter("checker_alora")
-    one.remove_adapter("checker_alora")
-    two.add_adapter(adapter)
-    assert works(two, "checker")
-
-
-def test_unloaded_removed_and_added_again(backend, checker):
-    backend.add_adapter(checker)
-    with pytest.raises(AdapterError, match="unload_peft_adapter"):
-        backend.remove_adapter("checker_alora")
-    backend.unload_peft_adapter("checker_alora")
-    backend.unload_peft_adapter("checker_alora")
-    assert "checker" not in backend.engine.adapters
-    with pytest.raises(AdapterNotFoundError, match="load_peft_adapter"):
-        works(backend, "checker")
-    backend.load_peft_adapter("checker_alora")
-    assert works(backend, "checker")
-    backend.unload_peft_adapter("checker_alora")
-    backend.remove_adapter("checker_alora")
-    assert backend.list_adapters() == []
-    for verb in (backend.load_peft_adapter, backend.activate_peft_adapter):
-        with pytest.raises(AdapterNotFoundError, match="add_adapter"):
-            verb("checker_alora")
-    backend.add_adapter(checker)
-    assert works(backend, "checker")
-
-
-def test_another_bases_name_warns_and_another_shape_raises(backend, checker, tmp_path, tiny_tokenizer_dir):
-    from tests.engine.folders import make_adapter, make_model
-
-    with pytest.warns(UserWarning, match="names the base model 'Other-Base'"):
-        backend.add_adapter(CustomIntrinsicAdapter(model_id=checker, base_model_name="Other-Base"))
-    wide = make_model(tmp_path / "wide", tiny_tokenizer_dir, hidden_size=128)
-    folder = make_adapter(tmp_path / "wide_adapter", wide, ["q_proj"], 4, [5, 6])
-    with warnings.catch_warnings(), pytest.raises(AdapterError):
-        warnings.simplefilter("ignore")
-        backend.add_adapter(folder)
-    assert backend.list_adapters() == ["checker_alora"] and list(backend.engine.adapters) == ["checker"]
-
-
-def test_what_is_embedded_or_elsewhere_is_refused(backend):
-    identity, contract = Identity("answerability", "alora", "answerability"), get_io_contract("answerability")
-    embedded = EmbeddedIntrinsicAdapter("answerability", YES_NO, "alora")
-    for given in (embedded, Adapter(identity, contract, EmbeddedBinding())):
-        with pytest.raises(UnsupportedAdapterError, match="embedded"):
-            backend.add_adapter(given)
-    with pytest.raises(TypeError, match="cannot add a int"):
-        backend.add_adapter(3)
-    assert backend.list_adapters() == []
-
-
-def test_a_configuration_beside_a_folder_is_refused(backend, checker):
-    with pytest.raises(UnsupportedAdapterError, match="config="):
-        backend.add_adapter(checker, config=YES_NO)
-
-
-def test_a_configuration_cannot_be_changed_from_outside(backend, checker):
-    config = dict(YES_NO)
-    adapter = IntrinsicAdapter("requirement-check", config_dict=config)
-    adapter.get_local_hf_path = lambda base_model_name: str(checker)
-    backend.add_adapter(adapter)
-    config["instruction"] = "{nothing}"
-    assert works(backend, "requirement-check")
-
-
-def test_adapters_come_and_go_while_requests_run(backend, checker, new_adapter):
-    """A request that was admitted ends with its weights; one that comes too late gets an error that says so."""
-    errors, answers, stop = [], [], threading.Event()
-    backend.add_adapter(checker)
-
-    def ask():
-        while not stop.is_set():
-            try:
-                answers.append(works(backend, "checker"))
-            except AdapterNotFoundError:
-                answers.append(None)
-            except BaseException as exc:
-                errors.append(exc)
-                return
-
-    threads = [threading.Thread(target=ask) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for _ in range(15):
-        backend.unload_peft_adapter("checker_alora")
-        backend.remove_adapter("checker_alora")
-        backend.add_adapter(checker)
-    stop.set()
-    for thread in threads:
-        thread.join(60)
-    assert not errors and answers
-    assert works(backend, "checker")

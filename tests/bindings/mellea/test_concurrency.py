@@ -200,7 +200,7 @@ def crowd(new_backend, labels, new_labels, num_sessions, num_turns):
     thread = threading.Thread(target=churn)
     thread.start()
     try:
-        said = asyncio.run(asyncio.wait_for(together(), 300))
+        said = asyncio.run(asyncio.wait_for(together(), 1500))
     finally:
         stop.set()
         thread.join()

@@ -1,6 +1,7 @@
 """Every model option of Mellea: what it does here, or that it is refused."""
 
 import logging
+import threading
 
 import pytest
 from mellea import MelleaSession
@@ -127,8 +128,10 @@ def test_what_cannot_be_used_is_refused_before_anything_runs(given, session, eng
 def test_bad_defaults_are_refused_when_the_backend_is_made(base):
     from alorakit.bindings.mellea import MelleaBackend
 
+    before = threading.active_count()
     with pytest.raises(ConfigError, match=r"unknown model options \['beams'\]"):
         MelleaBackend(str(base), dtype="float32", model_options={"beams": 2})
+    assert threading.active_count() == before
 
 
 def test_an_option_without_effect_is_said_once(session, caplog):

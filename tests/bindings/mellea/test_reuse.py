@@ -1,6 +1,6 @@
 """Reuse through Mellea's contexts, which are text: exactly the new suffix is computed (blocks of 16)."""
 
-import asyncio
+import threading
 
 import pytest
 from mellea import MelleaSession
@@ -146,41 +146,55 @@ def test_a_branch_of_a_context_reads_its_trunk_once(backend):
     assert len(session.ctx.as_list()) == 2
 
 
+def answer(text):
+    return {"role": "assistant", "content": text}
+
+
 def test_texts_are_forgotten_oldest_first():
-    texts = GeneratedTexts(max_texts=3, max_tokens=100)
+    texts, asked = GeneratedTexts(max_texts=3, max_tokens=100), [{"role": "user", "content": "x"}]
+
+    def known():
+        return [texts.restore([*asked, answer(f"text {i}")])[1].get("token_ids") for i in range(4)]
+
     for index in range(4):
-        texts.add(f"text {index}", [index] * 10)
-    said = [{"role": "assistant", "content": f"text {i}"} for i in range(4)]
-    assert [m.get("token_ids") for m in texts.restore(said)] == [None, [1] * 10, [2] * 10, [3] * 10]
-    texts.restore(said[1:2])
-    texts.add("long", [9] * 85)
-    assert [("token_ids" in m) for m in texts.restore(said)] == [False, True, False, False]
-    texts.add("long", [8])
-    assert texts.restore([{"role": "assistant", "content": "long"}])[0]["token_ids"] == [8]
-    texts.add("too long", [1] * 101)
-    assert "token_ids" not in texts.restore([{"role": "assistant", "content": "too long"}])[0]
+        texts.add(asked, f"text {index}", [index] * 10)
+    assert known() == [None, [1] * 10, [2] * 10, [3] * 10]
+    texts.restore([*asked, answer("text 1")])
+    texts.add(asked, "long", [9] * 85)
+    assert known() == [None, [1] * 10, None, None]
+    texts.add(asked, "text 1", [8])
+    assert known()[1] == [8]
+    texts.add(asked, "too long", [1] * 101)
+    assert "token_ids" not in texts.restore([*asked, answer("too long")])[1]
 
 
-def test_only_the_assistants_texts_are_restored():
+def test_a_text_is_restored_where_it_was_said():
+    """Two chats may hold the same text as different ids, so that neither may get the other's."""
     texts = GeneratedTexts()
-    texts.add("same", [1, 2])
-    user = {"role": "user", "content": "same"}
-    assert texts.restore([user]) == [user]
-    assert texts.restore([{"role": "assistant", "content": None}]) == [{"role": "assistant", "content": None}]
+    one, two = [{"role": "user", "content": "one"}], [{"role": "user", "content": "two"}]
+    texts.add(one, "same", [1, 2])
+    texts.add(two, "same", [3])
+    assert texts.restore([*one, answer("same")])[1]["token_ids"] == [1, 2]
+    assert texts.restore([*two, answer("same")])[1]["token_ids"] == [3]
+    for chat in ([answer("same")], [*one, {"role": "user", "content": "same"}], [*one, *two, answer("same")]):
+        assert texts.restore(chat) == chat
+    assert texts.restore([answer(None)]) == [answer(None)]
 
 
 def test_texts_may_be_shared_by_threads():
-    texts = GeneratedTexts(max_texts=2)
+    texts, errors = GeneratedTexts(max_texts=2), []
 
-    async def work(index):
-        def body():
-            for i in range(2000):
-                texts.add(f"text {i % 5}", [i])
-                texts.restore([{"role": "assistant", "content": f"text {(i + index) % 5}"}])
+    def work(index):
+        try:
+            for i in range(1000):
+                texts.add([], f"text {i % 5}", [i])
+                texts.restore([answer(f"text {(i + index) % 5}")])
+        except BaseException as exc:
+            errors.append(exc)
 
-        await asyncio.to_thread(body)
-
-    async def run():
-        await asyncio.gather(*(work(i) for i in range(4)))
-
-    asyncio.run(run())
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not errors
