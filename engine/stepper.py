@@ -1,6 +1,7 @@
 """The one thread that steps an engine: takes orders between steps, hands results over after each."""
 
 import asyncio
+import atexit
 import logging
 import threading
 from collections import defaultdict, deque
@@ -35,6 +36,8 @@ class Stepper:
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="alorakit-step", daemon=True)
         self._thread.start()
+        # Python ends a daemon where it next takes the interpreter's lock; inside torch, that aborts the process.
+        atexit.register(self._stop_at_exit)
 
     def check_open(self) -> None:
         """ClosedError if the thread has ended or is about to."""
@@ -97,6 +100,13 @@ class Stepper:
                 waiter.set_result(None)
             self._condition.notify()
         await waiter
+        self._thread.join()
+        atexit.unregister(self._stop_at_exit)
+
+    def _stop_at_exit(self) -> None:
+        with self._condition:
+            self._stopping = True
+            self._condition.notify()
         self._thread.join()
 
     def halt(self, wait: bool) -> None:

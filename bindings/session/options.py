@@ -6,6 +6,7 @@ from numbers import Real
 from types import NoneType
 from typing import Any
 
+from alorakit.bindings.schemas import fields_only
 from alorakit.bindings.session.kinds import demand
 from alorakit.engine.errors import ConfigError
 from alorakit.engine.request import SamplingParams
@@ -142,7 +143,7 @@ class Options:
             schema = getattr(format, "model_json_schema", None)
             if not callable(schema):
                 raise ConfigError(f"format={format!r:.80} has no model_json_schema; give a pydantic model's class")
-            fields["structured"] = schema()
+            fields["structured"] = fields_only(schema())
         return SamplingParams(**fields)
 
 
