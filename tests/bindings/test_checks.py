@@ -148,15 +148,6 @@ def test_nothing_to_validate_raises(fake_engine: Any) -> None:
         m.validate([3], output="x")
 
 
-def test_a_text_by_hand_is_a_training_row_wherever_no_chat_is_seen(fake_engine: Any) -> None:
-    engine = fake_engine(["answer"])
-    engine.register("failure", FAILURES)
-    m = engine.session(chat=False)
-    m.chat("hi")
-    m.validate("must be 'bearing'", output=ModelOutputThunk("x"))
-    assert [prompt for prompt, *_ in engine.scored] == ["<user>x@"]
-
-
 def test_a_check_takes_a_system_prompt_and_adapters_need_no_sampling_options(fake_engine: Any) -> None:
     engine = fake_engine()
     engine.register("failure", FAILURES)

@@ -21,6 +21,7 @@ from alorakit.bindings.session import (
     start_session,
 )
 from alorakit.engine.errors import AlorakitError, ConfigError, RequestError
+from alorakit.engine.manifest import Manifest
 
 
 def test_instruct_fills_variables_and_lists_requirements(fake_engine: Any) -> None:
@@ -225,3 +226,12 @@ def test_reset_and_clone(fake_engine: Any) -> None:
     m.reset()
     assert m.ctx.as_list() == []
     assert m.last_prompt() is None
+
+
+def test_a_text_by_hand_is_a_training_row_wherever_no_chat_is_seen(fake_engine: Any) -> None:
+    engine = fake_engine(["answer"])
+    engine.register("failure", Manifest(labels=("bearing", "no_failure"), invocation="@"))
+    m = engine.session(chat=False)
+    m.chat("hi")
+    m.validate("must be 'bearing'", output=ModelOutputThunk("x"))
+    assert [prompt for prompt, *_ in engine.scored] == ["<user>x@"]
