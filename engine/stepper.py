@@ -41,7 +41,8 @@ class Stepper:
         self._idle_waiters: list[asyncio.Future[None]] = []
         self._end_waiters: list[asyncio.Future[None]] = []
         self._draining = 0
-        self._stopping = self._ended = False
+        self._stopping: bool = False
+        self._ended = False
         self._thread = threading.Thread(target=self._run, name="alorakit-step", daemon=True)
         self._thread.start()
 

@@ -200,6 +200,7 @@ async def watch(
         await stream.aclose()
         if running is not None:
             running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
 
 
 def _record(requirement: str | None, partial: Partial, verdict: Verdict, seconds: float) -> PartialCheck:
