@@ -6,7 +6,7 @@ from alorakit.engine.errors import RequestError
 
 
 def schema_of(format: Any) -> Any:
-    """The schema of a pydantic model, every object kept to its fields; see :func:`fields_only`.
+    """The schema of a pydantic model.
 
     Args:
         format: The model's class.
@@ -15,7 +15,7 @@ def schema_of(format: Any) -> Any:
         RequestError: The model has no JSON schema.
     """
     try:
-        return fields_only(format.model_json_schema())
+        return format.model_json_schema()
     except Exception as exc:  # pydantic's own errors, and those of the model's own methods
         raise RequestError(
             f"format={format!r:.80} has no JSON schema ({' '.join(str(exc).split())[:200]}); give a pydantic model "

@@ -64,6 +64,27 @@ def test_checks_while_writing_ask_the_adapter_that_has_the_name_now(
     assert not result.success and labels[-1] in ("up", "down")
 
 
+def test_an_adapter_replaced_under_a_question_is_asked_again(
+    engine: Engine, session: Any, served_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from alorakit.bindings.session import watching
+
+    make, left = watching.question, ["checker"]
+
+    def late(*arguments: Any) -> Question:
+        made = make(*arguments)
+        if left:
+            engine.add_adapter("parts", served_folder / left.pop(), replace=True)
+        return made
+
+    monkeypatch.setattr(watching, "question", late)
+    options = {ModelOption.MAX_NEW_TOKENS: 40, ModelOption.MIN_TOKENS: 40}
+    output = session().instruct(
+        "Say much", requirements=[req("r", adapter="parts")], check_every=4, model_options=options
+    )
+    assert {check.label for check in output.checks} <= {"yes", "no"} and output.checks
+
+
 def test_an_adapter_that_a_function_replaces_is_not_asked_the_old_question(
     engine: Engine, session: Any, served_folder: Path
 ) -> None:
