@@ -2,6 +2,26 @@
 
 from typing import Any
 
+from alorakit.engine.errors import RequestError
+
+
+def schema_of(format: Any) -> Any:
+    """The schema of a pydantic model.
+
+    Args:
+        format: The model's class.
+
+    Raises:
+        RequestError: The model has no JSON schema.
+    """
+    try:
+        return format.model_json_schema()
+    except Exception as exc:  # pydantic's own errors, and those of the model's own methods
+        raise RequestError(
+            f"format={format!r:.80} has no JSON schema ({' '.join(str(exc).split())[:200]}); give a pydantic model "
+            "whose fields JSON can hold"
+        ) from exc
+
 
 def fields_only(schema: Any) -> Any:
     """The schema with every object kept to the fields it names, unless it says itself what else it takes.

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -36,7 +37,7 @@ class AsyncEngine:
         """Start stepping ``engine``; :meth:`close` closes it too.
 
         Raises:
-            ConfigError: ``engine`` is no Engine.
+            ConfigError: ``engine`` is no Engine, or another AsyncEngine serves it.
             ClosedError: It is closed.
         """
         if not isinstance(engine, Engine):
@@ -156,7 +157,7 @@ class AsyncEngine:
         """End every request and stop the thread, but leave the engine open; may be called from any thread.
 
         Args:
-            wait: Return when the thread has ended; only then may another AsyncEngine take the engine.
+            wait: Return when the thread has ended. Another AsyncEngine may take the engine at once: it waits itself.
         """
         self._stepper.halt(wait)
 
@@ -189,11 +190,11 @@ class AsyncEngine:
 
         def run() -> None:
             try:
-                result = function()
+                outcome: tuple[T | None, BaseException | None] = function(), None
             except BaseException as exc:
-                event_loop.call_soon_threadsafe(settle, future, None, exc)
-            else:
-                event_loop.call_soon_threadsafe(settle, future, result, None)
+                outcome = None, exc
+            with suppress(RuntimeError):  # the event loop is closed: nobody waits any more
+                event_loop.call_soon_threadsafe(settle, future, *outcome)
 
         thread = threading.Thread(target=run, name="alorakit-load", daemon=True)
         self._loaders = [t for t in self._loaders if t.is_alive()] + [thread]

@@ -284,6 +284,7 @@ class Engine:
         if self._closed:
             return
         self._closed = True
+        self.loop.halt()
         for sequence in [*self.scheduler.running, *self.scheduler.waiting]:
             self.scheduler.end(sequence, "abort")
         self._registry.close()

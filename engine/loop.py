@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
 
@@ -16,11 +16,18 @@ from alorakit.engine.schedule import Entry, Schedule
 from alorakit.engine.scheduler import Scheduler
 from alorakit.engine.sequence import Sequence, Status
 
+if TYPE_CHECKING:
+    from alorakit.engine.stepper import Stepper
+
 R = TypeVar("R")
 
 
 class Loop:
-    """Steps the scheduler and the runner; every sequence it is given ends, with an answer or an error."""
+    """Steps the scheduler and the runner; every sequence it is given ends, with an answer or an error.
+
+    Attributes:
+        stepper: The thread that steps for an AsyncEngine, while there is one.
+    """
 
     def __init__(
         self,
@@ -33,6 +40,7 @@ class Loop:
         """A loop over the three; ``eos_token_ids`` end a sequence."""
         self._scheduler, self._counters, self._eos = scheduler, counters, eos_token_ids
         self._runner, self._sampler = runner, sampler
+        self.stepper: Stepper | None = None
         # Looked up at each call, so that a test or a profiler can put its own function in place.
         self._schedule = self._timed("schedule", lambda: scheduler.schedule())
         self._build = self._timed("build", lambda plan: runner.build(plan))
@@ -98,6 +106,11 @@ class Loop:
                     yield chunk
         finally:
             self.abort(sequence)
+
+    def halt(self) -> None:
+        """End the thread that steps for an AsyncEngine, and its sequences, if there is one in this process."""
+        if self.stepper is not None and self.stepper.is_alive:
+            self.stepper.halt(wait=True)
 
     def abort(self, sequence: Sequence) -> None:
         """Give a sequence up, if it has not ended; its blocks are free at once."""

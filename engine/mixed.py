@@ -5,7 +5,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
 from alorakit.engine.admission import Prompt
-from alorakit.engine.errors import ClosedError, RequestError, shown
+from alorakit.engine.errors import AdapterNotFoundError, ClosedError, RequestError, shown
 from alorakit.engine.intake import Intake
 from alorakit.engine.request import RequestOutput, SamplingParams, ScoreResult
 from alorakit.engine.scoring import CandidateGroup, combine
@@ -20,11 +20,13 @@ class GenerateRequest:
         prompt: A text or a list of token ids.
         sampling: None: greedy, 16 tokens.
         adapter: Name, or None for the base model.
+        digest: What the adapter of that name must be (:attr:`AdapterInfo.digest`); None: whatever it is.
     """
 
     prompt: Prompt
     sampling: SamplingParams | None = None
     adapter: str | None = None
+    digest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,14 @@ class ScoreRequest:
         candidates: Texts, each tokenized on its own.
         adapter: Name, or None for the base model.
         end: Close each candidate by end-of-sequence.
+        digest: As for :class:`GenerateRequest`.
     """
 
     prompt: Prompt
     candidates: Seq[str]
     adapter: str | None = None
     end: bool = True
+    digest: str | None = None
 
 
 Request = GenerateRequest | ScoreRequest
@@ -60,6 +64,7 @@ class MixedBatch:
 
         Raises:
             RequestError: A request is of another kind or not usable; nothing is made then.
+            AdapterNotFoundError: There is no such adapter, or another of its name.
         """
         if not isinstance(requests, list | tuple):
             raise RequestError(f"requests={shown(requests)} must be a list of GenerateRequest and ScoreRequest")
@@ -78,6 +83,7 @@ class MixedBatch:
                 sequences[0].prompt_index = index
             else:
                 raise RequestError(f"requests[{index}]={shown(request)} must be a GenerateRequest or a ScoreRequest")
+            _check_digest(request, sequences)
             self._parts.append((groups, sequences))
         self.sequences = [sequence for _, sequences in self._parts for sequence in sequences]
 
@@ -96,3 +102,11 @@ class MixedBatch:
                 raise ClosedError("the engine was closed before the candidates were scored")
             found.append(combine(groups, sequences, self._started))
         return found
+
+
+def _check_digest(request: Request, sequences: Seq[Sequence]) -> None:
+    found = {sequence.adapter.info.digest for sequence in sequences if sequence.adapter is not None}
+    if request.digest is not None and found - {request.digest}:
+        raise AdapterNotFoundError(
+            f"adapter {request.adapter!r} was replaced by another of its name while the request was made; ask again"
+        )

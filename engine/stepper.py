@@ -7,7 +7,7 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import Iterable
 
-from alorakit.engine.errors import ClosedError, EngineBusyError, as_step_error
+from alorakit.engine.errors import ClosedError, ConfigError, EngineBusyError, as_step_error
 from alorakit.engine.loop import Loop
 from alorakit.engine.request import StreamChunk
 from alorakit.engine.scheduler import Scheduler
@@ -23,7 +23,16 @@ class Stepper:
     """Owns the thread. Everything but ``_run`` and what it calls may be used from any thread."""
 
     def __init__(self, scheduler: Scheduler, loop: Loop, max_waiting: int) -> None:
-        """Start the thread; at most ``max_waiting`` sequences may wait."""
+        """Start the thread; at most ``max_waiting`` sequences may wait.
+
+        Raises:
+            ConfigError: Another stepper has the loop; one that is about to end is waited for.
+        """
+        if (other := loop.stepper) is not None and other.is_alive:
+            if not other._stopping:
+                raise ConfigError("another AsyncEngine serves this engine; share that one, or detach() it first")
+            other.halt(wait=True)
+        loop.stepper = self
         self._scheduler, self._loop, self._max_waiting = scheduler, loop, max_waiting
         self._tickets: dict[Sequence, Ticket] = {}
         # Guarded by the condition: what callers want, and who waits for the thread to be idle or to end.
@@ -33,11 +42,17 @@ class Stepper:
         self._idle_waiters: list[asyncio.Future[None]] = []
         self._end_waiters: list[asyncio.Future[None]] = []
         self._draining = 0
-        self._stopping = False
+        self._stopping: bool = False
+        self._ended = False
         self._thread = threading.Thread(target=self._run, name="alorakit-step", daemon=True)
         self._thread.start()
         # Python ends a daemon where it next takes the interpreter's lock; inside torch, that aborts the process.
         atexit.register(self._stop_at_exit)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread has not ended, in this process."""
+        return self._thread.is_alive()
 
     def check_open(self) -> None:
         """ClosedError if the thread has ended or is about to."""
@@ -94,10 +109,10 @@ class Stepper:
         waiter = asyncio.get_running_loop().create_future()
         with self._condition:
             self._stopping = True
-            if self._thread.is_alive():
-                self._end_waiters.append(waiter)
-            else:
+            if self._ended:  # the thread itself may live on for a moment, and resolves nothing any more
                 waiter.set_result(None)
+            else:
+                self._end_waiters.append(waiter)
             self._condition.notify()
         await waiter
         self._thread.join()
@@ -138,6 +153,7 @@ class Stepper:
         with self._condition:
             _resolve([*self._idle_waiters, *self._end_waiters])
             self._idle_waiters, self._end_waiters = [], []
+            self._ended, self._loop.stepper = True, None
 
     def _take_orders(self) -> bool:
         """Wait until there is something to step; False when the thread shall end."""

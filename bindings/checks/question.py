@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from alorakit.bindings.checks.asked import asked_ids, writes
 from alorakit.bindings.checks.choose import deciding, labelled
 from alorakit.bindings.checks.verdict import Demand
-from alorakit.engine.errors import CheckError
+from alorakit.engine.errors import CheckError, ClosedError
 from alorakit.engine.parsed import parsed
 
 if TYPE_CHECKING:
@@ -59,7 +59,11 @@ class Question:
     passing: frozenset[str] | Demand | None
 
     def verdict(self, answer: "Answer") -> Verdict:
-        """The verdict that the engine's answer to ``request`` gives."""
+        """The verdict that the engine's answer to ``request`` gives.
+
+        Raises:
+            ClosedError: The engine was closed before the answer was whole.
+        """
         return self._scored(answer) if isinstance(answer, list) else self._written(answer)
 
     def _scored(self, scores: "ScoreResult") -> Verdict:
@@ -77,6 +81,8 @@ class Question:
         )
 
     def _written(self, output: "RequestOutput") -> Verdict:
+        if output.finish_reason == "abort":
+            raise ClosedError("the engine was closed before the check was answered; make another and ask again")
         name = None if self.info.manifest is None else self.info.manifest.field
         label = parsed(output.text, name)
         lacks = "" if label is not None else f", which is no JSON object with the field {name!r}"
@@ -126,5 +132,6 @@ def question(
         passing = None
     ids = asked_ids(tokenizer, info, manifest, messages, requirement)
     if writes(info):
-        return Question(info, GenerateRequest(ids, SamplingParams(max_tokens=MAX_ANSWER_TOKENS), info.name), passing)
-    return Question(info, ScoreRequest(ids, list(manifest.labels), info.name), passing)
+        sampling = SamplingParams(max_tokens=MAX_ANSWER_TOKENS)
+        return Question(info, GenerateRequest(ids, sampling, info.name, info.digest), passing)
+    return Question(info, ScoreRequest(ids, list(manifest.labels), info.name, digest=info.digest), passing)

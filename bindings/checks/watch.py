@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from alorakit.bindings.checks.question import Question, Verdict
-from alorakit.engine.errors import ConfigError
+from alorakit.engine.errors import AdapterNotFoundError, ConfigError
 
 if TYPE_CHECKING:
     from alorakit.engine.async_engine import AsyncEngine, AsyncStream
@@ -192,7 +192,11 @@ async def watch(
 
     async def ask(partial: Partial) -> list[PartialCheck]:
         asked, started = questions(partial), time.perf_counter()
-        answers = await engine.batch([question.request for question in asked])
+        try:
+            answers = await engine.batch([question.request for question in asked])
+        except AdapterNotFoundError:  # replaced since the question was made; if it is gone, the next one cannot be
+            asked = questions(partial)
+            answers = await engine.batch([question.request for question in asked])
         seconds = time.perf_counter() - started
         verdicts = [question.verdict(answer) for question, answer in zip(asked, answers, strict=True)]
         return [_record(words, partial, v, seconds) for words, v in zip(requirements, verdicts, strict=True)]
@@ -218,6 +222,7 @@ async def watch(
         await stream.aclose()
         if running is not None:
             running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
 
 
 def _record(requirement: str | None, partial: Partial, verdict: Verdict, seconds: float) -> PartialCheck:

@@ -1,5 +1,6 @@
 """``m alora add-readme``: the model card of an adapter folder, made again from what lies in it."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -38,8 +39,8 @@ def add_readme(
         replaced = _check_old(path, card, force)
         if ask and not typer.confirm(f"Write this to {path / _CARD}?"):
             raise typer.Exit(1)
-        if replaced:
-            (path / _CARD).rename(path / _BACKUP)
+        if replaced:  # a copy: whatever happens while the new card is written, there is one
+            write_whole(path / _BACKUP, (path / _CARD).read_bytes(), "make the folder writable")
         write_whole(path / _CARD, card.encode(), "make the folder writable")
         typer.echo(f"wrote {path / _CARD}{f', and kept the old one as {_BACKUP}' if replaced else ''}")
 
@@ -55,6 +56,8 @@ def _check_old(folder: Path, card: str, force: bool) -> bool:
     path = folder / _CARD
     if not path.exists():
         return False
+    if not path.is_file():
+        raise AdapterError(f"{path} is not a file; move it away, so that the card can be written")
     old = path.read_text(encoding="utf-8", errors="replace")
     if is_untouched(old) or old == card:
         return False
@@ -63,6 +66,6 @@ def _check_old(folder: Path, card: str, force: bool) -> bool:
             f"{path} was written or changed by hand; give --force to replace it (it is kept as {_BACKUP}), or "
             "--dry-run to see the new one"
         )
-    if (folder / _BACKUP).exists():
+    if os.path.lexists(folder / _BACKUP):
         raise AdapterError(f"{folder / _BACKUP} is there already, and would be lost; move it away")
     return True

@@ -27,7 +27,10 @@ def import_gguf(
         source = existing(file)
         if source is None or not source.is_file():
             raise ModelNotFoundError(f"{file}: no such file; give a GGUF file")
-        target = out.expanduser()
+        try:
+            target = out.expanduser()
+        except RuntimeError as exc:  # the home of nobody
+            raise ConfigError(f"{out}: no such user; name a folder that can be made") from exc
         if target.exists():
             raise ConfigError(f"{out} is there already, and nothing is written over it; name a folder that is not")
         from alorakit.engine.gguf import convert_gguf, describe_gguf

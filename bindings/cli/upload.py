@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from alorakit.bindings.cli.upload_plan import Plan
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_BRANCH = re.compile(r"(?!.*(?:\.\.|//|/\.))[A-Za-z0-9][\w./-]*(?<![./])")
 _PART = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 
@@ -51,8 +52,8 @@ def upload(
     """Upload an adapter to the Hugging Face Hub, in one commit. The token: HF_TOKEN, or hf auth login."""
     with reported(debug):
         inside = _inside(name, intrinsic, intrinsic_name)
-        if revision is not None and (re.fullmatch("[0-9a-f]{40}", revision) or not revision.strip()):
-            raise ConfigError(f"--revision {revision!r} is no branch, and only a branch can be committed to")
+        if revision is not None and (re.fullmatch("[0-9a-f]{40}", revision) or not _BRANCH.fullmatch(revision)):
+            raise ConfigError(f"--revision {revision!r} is no branch, and only a branch can be committed to; name one")
         folder = existing(weight_path)
         if folder is None or not folder.is_dir():
             raise AdapterError(f"{weight_path} is not a folder; give the folder that training wrote")

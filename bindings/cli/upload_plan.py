@@ -1,6 +1,7 @@
 """What an upload would put where: an adapter folder, read and checked, and laid out as a repository."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -8,6 +9,7 @@ import yaml
 
 from alorakit.bindings.cli.card_scan import check_no_secret, data_warnings
 from alorakit.bindings.paths import existing
+from alorakit.bindings.yaml_errors import NOT_YAML
 from alorakit.engine.adapter_loading import check_adapter
 from alorakit.engine.adapters import AdapterInfo
 from alorakit.engine.errors import AdapterError, ConfigError
@@ -114,7 +116,7 @@ def _check_card(folder: Path, content: bytes | None) -> None:
     _, fence, rest = _text(folder / CARD_NAME, content).partition("---\n")
     try:
         about = yaml.safe_load(rest.partition("\n---")[0]) if fence else None
-    except yaml.YAMLError as exc:
+    except NOT_YAML as exc:
         raise AdapterError(f"{folder / CARD_NAME}: its first lines are no YAML ({exc}); {remedy} --force") from exc
     if not isinstance(about, dict):
         raise AdapterError(f"{folder / CARD_NAME}: does not begin with YAML between two lines '---'; {remedy} --force")
@@ -136,8 +138,8 @@ def _check_contract(path: Path, content: bytes) -> None:
     """See that Mellea will take it: it refuses a missing key and an unknown one."""
     try:
         contract = yaml.safe_load(content)
-    except (yaml.YAMLError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{path}: is no YAML ({exc})") from exc
+    except NOT_YAML as exc:
+        raise ConfigError(f"{path}: is no YAML ({exc}); correct it, or give another with --io-yaml") from exc
     keys = {str(key) for key in contract} if isinstance(contract, dict) else set()
     if missing := sorted(_IO_REQUIRED - keys):
         raise ConfigError(f"{path}: has no {', '.join(missing)}, without which Mellea refuses it; add them")
@@ -166,7 +168,9 @@ def _renamed(name: str, content: bytes, info: AdapterInfo, base: str) -> bytes:
     if name == CARD_NAME:
         for old in {info.base_model, info.manifest.base_model if info.manifest else ""} - {"", base}:
             untouched = is_untouched(content.decode())
-            content = content.replace(old.encode(), base.encode())
+            # As a name of its own only: a folder may be called "base", and the card say "base model".
+            named = re.compile(rf"(?<![\w./-]){re.escape(old)}(?![\w/-]|\.\w)")
+            content = named.sub(lambda _: base, content.decode()).encode()
             content = marked(content.decode()).encode() if untouched else content
     return content
 

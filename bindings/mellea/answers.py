@@ -23,9 +23,9 @@ from alorakit.bindings.mellea.hooks import reported
 from alorakit.bindings.mellea.intrinsics import Chat, IntrinsicCall
 from alorakit.bindings.mellea.options import THINKING_VARIABLES, CallOptions
 from alorakit.bindings.mellea.thunks import Answered, Call, computed, start, written
-from alorakit.bindings.schemas import fields_only
+from alorakit.bindings.schemas import fields_only, schema_of
 from alorakit.engine.async_engine import AsyncEngine
-from alorakit.engine.errors import ConfigError, MissingInvocationError, RequestError
+from alorakit.engine.errors import ClosedError, ConfigError, MissingInvocationError, RequestError
 from alorakit.engine.mixed import GenerateRequest
 from alorakit.engine.request import RequestOutput
 
@@ -161,6 +161,8 @@ class Answers:
         except MissingInvocationError as exc:
             raise MissingInvocationError(f"{exc}; the instruction in {asked.where} is the place to add it") from exc
         assert isinstance(output, RequestOutput) and asked.request.sampling is not None
+        if output.finish_reason == "abort":
+            raise ClosedError("the engine was closed before the adapter had answered; make another and ask again")
         answered = asked.result(output, self._serving.engine.intake.matcher(asked.request.sampling))
         return answered if requirement is None else read(requirement, answered)
 
@@ -192,10 +194,10 @@ def _structure(format: Any) -> dict[str, Any]:
     """The sampling parameter that makes an answer obey ``format``.
 
     Raises:
-        RequestError: It is no pydantic model.
+        RequestError: It is no pydantic model, or has no JSON schema.
     """
     if format is None:
         return {}
     if not (isinstance(format, type) and issubclass(format, BaseModel)):
         raise RequestError(f"format={format!r:.80} must be a class that derives from pydantic.BaseModel")
-    return {"structured": fields_only(format.model_json_schema())}
+    return {"structured": fields_only(schema_of(format))}

@@ -1,6 +1,7 @@
 """The backend: what Mellea calls."""
 
 import asyncio
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from alorakit.bindings.mellea.checks import route
 from alorakit.bindings.mellea.errors import NoAdapterError
 from alorakit.bindings.mellea.options import CallOptions
 from alorakit.bindings.mellea.thunks import PROVIDER
-from alorakit.bindings.session.serving import give_back, lease
+from alorakit.bindings.session.background import GENERATION
+from alorakit.bindings.session.serving import give_back, give_back_soon, lease
 from alorakit.engine.async_engine import AsyncEngine
 from alorakit.engine.engine import Engine
 from alorakit.engine.errors import ClosedError, ConfigError
@@ -73,7 +75,8 @@ class MelleaBackend(FormatterBackend, AdapterVerbs):  # type: ignore[misc]
                 built.close()
             raise
         self._owns_engine, self._shared = engine is None, isinstance(engine, AsyncEngine)
-        self._serving = built if isinstance(built, AsyncEngine) else lease(built, id(self))
+        self._user = object()
+        self._serving = built if isinstance(built, AsyncEngine) else lease(built, self._user)
         self.engine: Engine = self._serving.engine
         self._model_id = name if name is not None else self.engine.model_name
         shown: Any = model_id if model_id is not None else self._model_id
@@ -86,6 +89,8 @@ class MelleaBackend(FormatterBackend, AdapterVerbs):  # type: ignore[misc]
         self.default_to_constraint_checking_alora = default_to_constraint_checking_alora
         self._serve_adapters(Adapters(self.engine))
         self._answers = Answers(self._serving, self._adapters, self.formatter, self._model_id)
+        if not self._shared:  # what nobody closed is let go with its last answer: the answers live as long as these
+            weakref.finalize(self._answers, give_back_soon, GENERATION.loop, self.engine, self._user)
 
     # --- generation -----------------------------------------------------------------------------------------------
 
@@ -157,7 +162,7 @@ class MelleaBackend(FormatterBackend, AdapterVerbs):  # type: ignore[misc]
         """End every call and close the engine, unless it was given; calls on a given AsyncEngine go on."""
         self._closed = True
         if not self._shared:
-            give_back(self.engine, id(self), wait=True, close=self._owns_engine)
+            give_back(self.engine, self._user, wait=True, close=self._owns_engine)
         if self._owns_engine:
             self.engine.close()
 

@@ -48,4 +48,5 @@ async def _fire(adapter: Any, outcome: Any, error: BaseException | None) -> None
         )
         await invoke_hook(HookType.ADAPTER_FUNCTION_INVOCATION_COMPLETE, payload)
     except Exception:
-        MelleaLogger.get_logger().warning("a plugin failed on %s; ignored", adapter.identity.name, exc_info=True)
+        name = getattr(getattr(adapter, "identity", None), "name", adapter)  # None: it was removed meanwhile
+        MelleaLogger.get_logger().warning("a plugin failed on %s; ignored", name, exc_info=True)

@@ -10,6 +10,7 @@ import yaml
 from mellea.backends.adapters import IOContract
 from mellea.formatters.granite import IntrinsicsResultProcessor, IntrinsicsRewriter
 
+from alorakit.bindings.yaml_errors import NOT_YAML
 from alorakit.engine.errors import AdapterError
 
 IO_YAML = "io.yaml"
@@ -74,8 +75,10 @@ class IoYaml:
             return None
         try:
             config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError, OSError) as exc:
-            raise AdapterError(f"{path} cannot be read as YAML: {' '.join(str(exc).split())}") from exc
+        except (*NOT_YAML, OSError) as exc:
+            raise AdapterError(
+                f"{path} cannot be read as YAML: {' '.join(str(exc).split())}; correct it, or train the adapter again"
+            ) from exc
         return cls.of(config, str(path))
 
     def rewriter(self, model_name: str) -> Any:

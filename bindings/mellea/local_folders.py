@@ -8,6 +8,7 @@ that see first whether the name is a folder.
 
 import functools
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from alorakit.bindings.paths import existing
 from alorakit.engine.errors import AdapterError
 
 _CONFIG = "adapter_config.json"
+_CATALOG = threading.RLock()  # while an adapter is made, the catalog's entry of its name is the adapter's own
 
 
 def accept_local_folders() -> None:
@@ -59,6 +61,10 @@ def _of_folder(made: Callable[..., None]) -> Callable[..., None]:
         if root is None or not root.is_dir():
             made(self, model_id=model_id, intrinsic_name=intrinsic_name, base_model_name=base_model_name)
             return
+        with _CATALOG:
+            of_folder(self, root, intrinsic_name, base_model_name)
+
+    def of_folder(self: Any, root: Path, intrinsic_name: str | None, base_model_name: str) -> None:
         name = intrinsic_name or root.resolve().name
         known = catalog._INTRINSICS_CATALOG.get(name)
         capability = known.capability if known is not None else None

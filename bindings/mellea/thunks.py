@@ -69,13 +69,30 @@ class Call:
     finished: Callable[[Any], None] = lambda answer: None
 
 
+class _Pieces(asyncio.Queue[Any]):
+    """A thunk's queue whose last item, if it is an error, is there for everybody who asks.
+
+    In Mellea the first to await the thunk takes the error out, and the next would wait for ever.
+    """
+
+    _error: Exception | None = None
+
+    def _get(self) -> Any:
+        item = super()._get()
+        self._error = item if isinstance(item, Exception) else None
+        return item
+
+    async def get(self) -> Any:
+        return self._error if self._error is not None and self.empty() else await super().get()
+
+
 def start(call: Call, response: Coroutine[Any, Any, Any] | AsyncIterator[Any]) -> Any:
     """A thunk that ``response`` fills: a coroutine of :class:`Answered`, or a stream of the engine's chunks.
 
     Must be called from a running event loop. Cancelling the thunk gives the request up.
     """
     thunk = ModelOutputThunk(None)
-    thunk._gen.start = datetime.datetime.now()
+    thunk._gen.start, thunk._gen.queue = datetime.datetime.now(), _Pieces(thunk._gen.queue.maxsize)
     _describe(thunk, call)
     thunk._gen.process = _take
     thunk._gen.post_process = functools.partial(_finish, call=call)

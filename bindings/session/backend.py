@@ -72,11 +72,11 @@ class EngineBackend:
         Options.merge(model_options)  # raise now rather than at the first call
         self.model_options = dict(model_options or {})
         self.default_to_constraint_checking_alora = True
-        self._owns_engine, self._closed, self._pid = engine is None, False, os.getpid()
+        self._owns_engine, self._closed, self._pid, self._user = engine is None, False, os.getpid(), object()
         given: Any = engine
         self._running: Any = given if inspect.iscoroutinefunction(getattr(given, "batch", None)) else None
         self.engine: Engine = _load(str(model_id), config) if given is None else getattr(self._running, "engine", given)
-        weakref.finalize(self, give_back_soon, GENERATION.loop, self.engine, id(self))
+        weakref.finalize(self, give_back_soon, GENERATION.loop, self.engine, self._user)
 
     def add_adapter(self, adapter: CustomIntrinsicAdapter, *, replace: bool = False) -> None:
         """Load an adapter. Warns if it names another base model; another shape raises.
@@ -213,7 +213,7 @@ class EngineBackend:
             raise ClosedError("the session's backend is closed; make another EngineBackend, or start_session again")
         self.engine.check_open()
         if self._running is None or self._pid != os.getpid():
-            self._running, self._pid = lease(self.engine, id(self)), os.getpid()
+            self._running, self._pid = lease(self.engine, self._user), os.getpid()
         return self._running  # type: ignore[no-any-return]
 
     async def _write(self, *arguments: Any) -> "RequestOutput":
@@ -223,7 +223,7 @@ class EngineBackend:
     def close(self) -> None:
         """End what is under way and stop stepping; the engine is freed if this backend built it. May be repeated."""
         self._closed = True
-        give_back(self.engine, id(self), wait=True, close=self._owns_engine)
+        give_back(self.engine, self._user, wait=True, close=self._owns_engine)
         self._running = None
         if self._owns_engine:
             self.engine.close()

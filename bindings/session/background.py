@@ -1,7 +1,7 @@
-"""The two event loops of the process: one runs what synchronous methods ask for, one generates.
+"""Event loops: each synchronous call has one of its own, and one in the background generates for all.
 
-They are apart so that a requirement's function, which runs on the first, may talk to a model itself: what it waits for
-is done by the second.
+A requirement's function runs on the loop of the call, in the caller's thread, and may talk to a model itself, also in
+threads of its own: what it waits for is done by the loop in the background.
 """
 
 import asyncio
@@ -24,7 +24,6 @@ class Background:
         self._name, self._pid = name, 0
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -32,25 +31,10 @@ class Background:
         with self._lock:
             if self._loop is None or self._pid != os.getpid():
                 self._pid, self._loop = os.getpid(), asyncio.new_event_loop()
-                self._thread = threading.Thread(target=_serve, args=(self._loop,), name=self._name, daemon=True)
-                self._thread.start()
+                threading.Thread(target=self._loop.run_forever, name=self._name, daemon=True).start()
             return self._loop
 
-    def is_current(self) -> bool:
-        """Whether the caller is in the loop's thread."""
-        return threading.current_thread() is self._thread
 
-
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
-    while True:
-        # What ends a process ends a task of the loop here (a function that a requirement calls may exit), not the loop:
-        # whoever waits for the task is given it.
-        with suppress(KeyboardInterrupt, SystemExit):
-            loop.run_forever()
-            return
-
-
-CALLS = Background("alorakit-session")
 GENERATION = Background("alorakit-generate")
 
 
@@ -63,12 +47,28 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     Returns:
         Its result; what it raises is raised here.
     """
-    if CALLS.is_current():  # a function that a session runs calls a session: its loop waits for it
-        with ThreadPoolExecutor(1) as pool:
-            return pool.submit(copy_context().run, asyncio.run, coroutine).result()
-    future = asyncio.run_coroutine_threadsafe(coroutine, CALLS.loop)
     try:
-        return future.result()
-    except BaseException:
-        future.cancel()
-        raise
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return _run_here(coroutine)
+    started: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[T] | None]] = []
+
+    async def main() -> T:
+        started.append((asyncio.get_running_loop(), asyncio.current_task()))
+        return await coroutine
+
+    with ThreadPoolExecutor(1) as pool:  # this thread's loop waits, and cannot run another
+        future = pool.submit(copy_context().run, _run_here, main())
+        try:
+            return future.result()
+        except BaseException:
+            for loop, task in started:
+                with suppress(RuntimeError):  # the loop is closed: the coroutine has ended by itself
+                    loop.call_soon_threadsafe(task.cancel)  # type: ignore[union-attr]  # it runs in one
+            raise
+
+
+def _run_here(coroutine: Coroutine[Any, Any, T]) -> T:
+    """As ``asyncio.run``, which would make the thread forget the event loop that somebody set for it."""
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        return runner.run(coroutine)

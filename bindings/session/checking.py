@@ -149,9 +149,11 @@ class Checker:
 def _read(decide: Callable[[Any], bool], answer: Any) -> tuple[bool, Exception | None]:
     """What an answer means; an error of the function's own means that it cannot be read."""
     try:
-        return decide(answer), None
+        passed = decide(answer)
     except Exception as exc:
         return False, exc
+    demand("what an output_to_bool returns", passed, bool, CheckError)
+    return passed, None
 
 
 async def _decided(

@@ -6,7 +6,7 @@ from numbers import Real
 from types import NoneType
 from typing import Any
 
-from alorakit.bindings.schemas import fields_only
+from alorakit.bindings.schemas import fields_only, schema_of
 from alorakit.bindings.session.kinds import demand
 from alorakit.engine.errors import ConfigError
 from alorakit.engine.request import SamplingParams
@@ -140,10 +140,9 @@ class Options:
         elif attempt and "temperature" not in self.sampling:
             fields |= {"temperature": 0.7, "seed": attempt}
         if format is not None:
-            schema = getattr(format, "model_json_schema", None)
-            if not callable(schema):
+            if not callable(getattr(format, "model_json_schema", None)):
                 raise ConfigError(f"format={format!r:.80} has no model_json_schema; give a pydantic model's class")
-            fields["structured"] = fields_only(schema())
+            fields["structured"] = fields_only(schema_of(format))
         return SamplingParams(**fields)
 
 

@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 class _Served:
     running: "AsyncEngine"
     pid: int
-    users: set[int] = field(default_factory=set)
+    users: set[object] = field(default_factory=set)
 
 
 _SERVED: "WeakKeyDictionary[Engine, _Served]" = WeakKeyDictionary()
 _LOCK = threading.Lock()
 
 
-def lease(engine: "Engine", user: int) -> "AsyncEngine":
+def lease(engine: "Engine", user: object) -> "AsyncEngine":
     """The AsyncEngine that steps an engine, made if there is none in this process.
 
     Args:
         engine: The engine; by itself it may be used whenever nothing runs on the AsyncEngine.
-        user: Who asks; see :func:`give_back`.
+        user: Who asks, an object of its own (an ``id`` may be had again by whoever comes next); see :func:`give_back`.
 
     Raises:
         AlorakitError: The engine is closed, or is no engine.
@@ -47,7 +47,7 @@ def lease(engine: "Engine", user: int) -> "AsyncEngine":
         return served.running
 
 
-def give_back(engine: "Engine", user: int, wait: bool = False, close: bool = False) -> None:
+def give_back(engine: "Engine", user: object, wait: bool = False, close: bool = False) -> None:
     """The user is done; after the last one the engine is stepped no more.
 
     Args:
@@ -64,11 +64,14 @@ def give_back(engine: "Engine", user: int, wait: bool = False, close: bool = Fal
         if served.users and not close:
             return
         del _SERVED[engine]
-    if served.pid == os.getpid():
-        served.running.detach(wait)
+        if served.pid != os.getpid():
+            return
+        served.running.detach(wait=False)  # before anybody can lease it again
+    if wait:
+        served.running.detach()
 
 
-def give_back_soon(loop: asyncio.AbstractEventLoop, engine: "Engine", user: int) -> None:
+def give_back_soon(loop: asyncio.AbstractEventLoop, engine: "Engine", user: object) -> None:
     """As :func:`give_back`, by a loop's thread: for the garbage collector, which may run where a lock is held."""
     with suppress(RuntimeError):  # the loop is closed: the process ends
         loop.call_soon_threadsafe(give_back, engine, user)
@@ -78,6 +81,7 @@ def _after_fork(engine: "Engine") -> None:
     """Make the copy in a forked process usable: the parent's thread and its callers are not here."""
     import torch
 
+    engine.loop.stepper = None
     torch.set_num_threads(1)  # OpenMP's threads are not here either, and it would wait for them
     for sequence in [*engine.scheduler.running, *engine.scheduler.waiting]:
         engine.scheduler.end(sequence, "abort")

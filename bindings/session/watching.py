@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from alorakit.bindings.checks.choose import choose_adapter
 from alorakit.bindings.checks.question import Question, question
 from alorakit.bindings.checks.watch import Every, Partial, PartialCheck, Watched, watch
 from alorakit.bindings.session.blocks import Message
@@ -14,10 +15,9 @@ from alorakit.engine.errors import ConfigError
 
 if TYPE_CHECKING:
     from alorakit.bindings.session.backend import EngineBackend
-    from alorakit.engine.adapters import AdapterInfo
     from alorakit.engine.async_engine import AsyncEngine, AsyncStream
+    from alorakit.engine.engine import Engine
     from alorakit.engine.request import RequestOutput
-    from alorakit.engine.tokenizer import Tokenizer
 
 STOPPED = "check"  # an answer's finish_reason
 
@@ -29,15 +29,15 @@ class Watch:
     Attributes:
         every: ``"sentence"``, or a number of tokens.
         requirements: Those that an adapter decides.
-        infos: Their adapters.
-        tokenizer: The base model's.
+        adapters: Names of their adapters; what has the name when a check is made answers it.
+        engine: Where the adapters are.
         prompt: The messages that are answered.
     """
 
     every: Every
     requirements: tuple[Requirement, ...]
-    infos: tuple["AdapterInfo", ...]
-    tokenizer: "Tokenizer"
+    adapters: tuple[str, ...]
+    engine: "Engine"
     prompt: tuple[Message, ...] = ()
 
     @classmethod
@@ -55,7 +55,7 @@ class Watch:
                 f"check_every={every!r} needs a requirement that an adapter checks, and none of these is; add an "
                 "adapter, or leave check_every out"
             )
-        return cls(every, tuple(r for r, _ in pairs), tuple(info for _, info in pairs), backend.engine.tokenizer)
+        return cls(every, tuple(r for r, _ in pairs), tuple(info.name for _, info in pairs), backend.engine)
 
     def over(self, prompt: Sequence[Message]) -> "Watch":
         """The same over the answer to ``prompt``."""
@@ -85,8 +85,8 @@ class Watch:
         written = Message("assistant", partial.text, token_ids=partial.token_ids)
         chat = [message.as_dict() for message in (*self.prompt, written)]
         return [
-            question(self.tokenizer, info, chat, requirement.description)
-            for requirement, info in zip(self.requirements, self.infos, strict=True)
+            question(self.engine.tokenizer, choose_adapter(self.engine.adapters, name), chat, requirement.description)
+            for requirement, name in zip(self.requirements, self.adapters, strict=True)
         ]
 
 

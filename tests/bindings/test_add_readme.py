@@ -8,6 +8,7 @@ import yaml
 from typer.testing import CliRunner
 
 from alorakit.bindings.cli.main import m_app
+from alorakit.engine.errors import TrainingError
 from alorakit.training.card_mark import is_untouched
 from tests.bindings.hub_folders import BASE, contents, make_adapter
 
@@ -92,3 +93,26 @@ def test_bad_folders(folder: Path, tmp_path: Path) -> None:
     for text in ("[]", "{", '{"config": 1}', '{"config": {"epochs": 0}}', '{"config": {"surprise": 0}}'):
         (folder / "training.json").write_text(text)
         assert "training.json" in add_readme(folder, code=2).stderr
+
+
+def test_a_card_is_there_whatever_happens(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from alorakit.bindings.cli import add_readme as module
+
+    write = module.write_whole
+
+    def full(path: Path, content: bytes, remedy: str) -> None:
+        if path.name == "README.md":
+            raise TrainingError(f"{path}: cannot be written (No space left on device); {remedy}")
+        write(path, content, remedy)
+
+    (folder / "README.md").write_text("mine", encoding="utf-8")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_whole", full)
+        assert "No space" in add_readme(folder, "--force", code=2).stderr
+    assert card(folder) == "mine"
+    (folder / "README.md.bak").unlink()
+    (folder / "README.md.bak").symlink_to(folder / "gone")
+    assert "would be lost" in add_readme(folder, "--force", code=2).stderr
+    (folder / "README.md").unlink()
+    (folder / "README.md").mkdir()
+    assert "is not a file" in add_readme(folder, code=2).stderr

@@ -142,6 +142,7 @@ def test_bad_files(model: LlamaForCausalLM, tiny_tokenizer_dir: Path, tmp_path: 
         line = run(bad, tmp_path / "out", code=2).stderr
         assert message in line and line.count("\n") == 1, line
     assert "no such file" in run(tmp_path / "gone.gguf", tmp_path / "out", code=2).stderr
+    assert "no such user" in run(bad, "~nobody-of-that-name/out", code=2).stderr
     assert "dtype='int8'" in run(bad, tmp_path / "out", "--dtype", "int8", code=2).stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.gguf", "good.gguf"]
 

@@ -103,3 +103,26 @@ def test_a_backend_frees_the_engine_it_built(served_folder: Path) -> None:
     with pytest.raises(ClosedError):
         backend.engine.generate("x")
     assert stepping() == 0
+
+
+def test_a_backend_at_the_address_of_one_that_is_gone_is_served(engine: Engine) -> None:
+    for _ in range(60):  # each is freed before the next is made, and given back by another thread a moment later
+        backend = EngineBackend(engine=engine, model_options={ModelOption.MAX_NEW_TOKENS: 1})
+        for _ in range(2):
+            MelleaSession(backend).chat("hi")
+        del backend
+
+
+def test_closing_the_engine_ends_what_a_session_asked_for(engine: Engine) -> None:
+    m = MelleaSession(EngineBackend(engine=engine))
+    endless = {ModelOption.MAX_NEW_TOKENS: 1500, ModelOption.MIN_TOKENS: 1500}
+
+    async def main() -> None:
+        output = await m.aact(Message("user", "hi"), model_options=endless)
+        while engine.stats().running == 0:
+            await asyncio.sleep(0.001)
+        await asyncio.to_thread(engine.close)
+        with pytest.raises(ClosedError):
+            await asyncio.wait_for(output.avalue(), 20)
+
+    asyncio.run(main())

@@ -92,7 +92,7 @@ def test_rows_of_attempts_run_side_by_side_until_one_succeeds(fake_engine: Any) 
     good = req("good", simple_validate(lambda text: text == "good"))
     result = engine.session().instruct("A", requirements=[good], strategy=strategy, return_sampling_results=True)
     assert result.success and str(result) == "good"
-    assert len(result.sample_generations) <= 5
+    assert len(result.sample_generations) <= 6  # the other row may end the attempt that it was at
     seeds = [params.seed for params in engine.params]
     assert len(set(seeds)) == len(seeds)  # no two attempts are the same
     failed = fake_engine(["a", "FAIL", "good"]).session().instruct(

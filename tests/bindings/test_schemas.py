@@ -1,11 +1,13 @@
 """Schemas of pydantic models, kept to the fields they name."""
 
 import copy
+import threading
 
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from alorakit.bindings.schemas import fields_only
+from alorakit.bindings.schemas import fields_only, schema_of
+from alorakit.engine.errors import RequestError
 
 
 class Part(BaseModel):
@@ -58,3 +60,17 @@ def test_values_in_a_schema_are_no_schemas(value):
         "const": value,
         "enum": [value],
     }
+
+
+class Odd(BaseModel):
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    where: threading.Thread
+
+
+@pytest.mark.parametrize("format", [Odd, BaseModel])
+def test_a_model_without_a_schema_is_a_typed_error(format, fake_engine):
+    with pytest.raises(RequestError, match=r"has no JSON schema .*whose fields JSON can hold"):
+        schema_of(format)
+    m = fake_engine(["x"]).session()
+    with pytest.raises(RequestError, match="has no JSON schema"):
+        m.chat("hi", format=format)

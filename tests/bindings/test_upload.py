@@ -154,6 +154,14 @@ def test_a_base_model_that_is_a_folder_gets_its_id(hub: Hub, tmp_path: Path) -> 
     assert contents(folder) == before
 
 
+def test_a_base_model_that_is_a_folder_of_a_common_name(hub: Hub, tmp_path: Path) -> None:
+    folder = make_adapter(tmp_path / "x", base="model")
+    upload(folder, "--basemodel", BASE)
+    text = sent(hub)["README.md"].decode()
+    assert f"base_model: {BASE}" in text and "base_model: model" not in text
+    assert f"_{BASE}" not in text and f"{BASE}_" not in text
+
+
 # -- what is refused before anything is sent
 
 
@@ -191,6 +199,9 @@ def test_a_folder_that_is_no_sound_adapter(hub: Hub, folder: Path) -> None:
     broken(lambda copy: (copy / "README.md").unlink(), "m alora add-readme")
     broken(edit("README.md", "# no front matter"), "does not begin with YAML")
     broken(edit("README.md", "---\na: [\n---\n"), "no YAML")
+    for text in ("date: 2024-13-45", "a: " + "[" * 5000):  # errors that are not YAML's own
+        broken(edit("README.md", f"---\n{text}\n---\n"), "no YAML")
+        broken(edit("io.yaml", text), "no YAML")
     broken(edit("io.yaml", "model: null\n"), "has no response_format, transformations")
     broken(edit("README.md", "---\na: 1\n---\ntoken hf_" + "a" * 30), "README.md, line 4, holds what looks like")
     assert "is not a folder" in upload(folder / "gone", code=2)
@@ -203,6 +214,8 @@ def test_bad_options(hub: Hub, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("model: null\nresponse_format: x\ntransformations: []\nsurprise: 1\n")
     assert "knows no surprise" in upload(folder, "--io-yaml", str(tmp_path / "bad.yaml"), code=2)
     assert "no such file" in upload(folder, "--io-yaml", str(tmp_path / "gone.yaml"), code=2)
+    for branch in ("", "..", "../x", "a b", "x/../y", "main/", "-x", "a\nb"):
+        assert "is no branch" in upload(folder, f"--revision={branch}", code=2)
     assert "give both" in upload(folder, "--intrinsic-name", "x", code=2)
     assert "no folder's name" in upload(folder, "--intrinsic", "--intrinsic-name", "../x", code=2)
     (folder / "io.yaml").unlink()

@@ -86,3 +86,15 @@ def test_a_closed_engine(engine):
     engine.close()
     with pytest.raises(ClosedError):
         engine.batch([GenerateRequest("a")])
+
+
+def test_a_request_for_an_adapter_that_was_replaced_is_refused(engine, tiny_models, make_adapter):
+    asked = [*range(10, 50), *INVOCATION]
+    digest = engine.adapters["a0"].digest
+    pinned = [ScoreRequest(asked, ["yes", "no"], "a0", digest=digest), GenerateRequest(asked, None, "a0", digest)]
+    assert len(engine.batch(pinned)) == 2
+    engine.add_adapter("a0", make_adapter(tiny_models["llama"], seed=5), replace=True)
+    for request in pinned:
+        with pytest.raises(AdapterNotFoundError, match="'a0' was replaced by another"):
+            engine.batch([request])
+    engine.check_integrity()

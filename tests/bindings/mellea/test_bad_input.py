@@ -31,6 +31,8 @@ def changed(**fields):
 BROKEN = {
     "unknown key": (changed(temperature=0.3), "unexpected top-level field 'temperature'"),
     "missing key": (changed(transformations=...), "missing required field 'transformations'"),
+    "a date that is none": ("name: 2024-13-45", "cannot be read as YAML"),
+    "nested too deep": ("a: " + "[" * 5000, "cannot be read as YAML"),
     "schema is no JSON": (changed(response_format="{type: string}"), "Error parsing JSON"),
     "schema is a list": (changed(response_format="[1]"), "must be a JSON schema"),
     "unknown rule": (changed(transformations=[{"type": "shout", "input_path": []}]), "shout"),

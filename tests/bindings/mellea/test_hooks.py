@@ -1,5 +1,6 @@
 """Mellea's plugins hear of adapter functions; the part of Mellea that runs plugins is an extra, and is played here."""
 
+import asyncio
 import types
 
 import pytest
@@ -92,4 +93,12 @@ def test_without_plugins_nothing_is_told(backend, checker, heard, monkeypatch):
     monkeypatch.setattr(hooks, "has_plugins", lambda kind: False)
     backend.add_adapter(checker)
     ask(backend)
+    assert heard == []
+
+
+def test_an_adapter_that_was_removed_meanwhile_changes_nothing(heard):
+    async def answer():
+        return "yes"
+
+    assert asyncio.run(hooks.reported(None, answer())) == "yes"
     assert heard == []
