@@ -1,5 +1,6 @@
 """The command line: arguments that the shell lets through and no file system or tokenizer takes."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def fails(*args: str) -> str:
 @pytest.mark.parametrize("path", ["~nouser-of-this-name/x", "x" * 300, "a\udcff"])
 def test_paths_that_no_path_can_be(tmp_path: Path, path: str) -> None:
     assert "is not a file" in fails("train", path, "--basemodel", "no/model", "--outfile", str(tmp_path / "o"))
-    assert "is not a folder" in fails("check", path, "text")
+    assert re.search("is not a folder|not a usable path", fails("check", path, "text"))
     if "\udcff" not in path:
         (tmp_path / "d").write_text("{}")
         assert "cannot be written" in fails("train", str(tmp_path / "d"), "--basemodel", "no/model", "--outfile", path)

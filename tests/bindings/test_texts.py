@@ -57,7 +57,8 @@ def test_labels_are_scored_and_texts_are_written(fake_engine: Any) -> None:
     chat = [{"role": "user", "content": "x"}]
     asked = {name: question(engine.tokenizer, info, chat, None, decide=False) for name, info in engine.adapters.items()}
     assert isinstance(asked["parts"].request, GenerateRequest)
-    assert asked["labels"].request == ScoreRequest(asked["parts"].request.prompt, ["a", "b"], "labels")
+    prompt, digest = asked["parts"].request.prompt, engine.adapters["labels"].digest
+    assert asked["labels"].request == ScoreRequest(prompt, ["a", "b"], "labels", digest=digest)
     assert asked["parts"].passing is None and asked["labels"].passing is None
 
 

@@ -123,7 +123,7 @@ def test_a_format_becomes_a_schema(fake_engine: Any) -> None:
     engine = fake_engine([json.dumps({"name": "Ann"})])
     m = engine.session()
     assert m.instruct("Who?", format=Person, strategy=None).value == '{"name": "Ann"}'
-    assert engine.params[0].structured == Person.model_json_schema()
+    assert engine.params[0].structured == {**Person.model_json_schema(), "additionalProperties": False}
     with pytest.raises(ConfigError, match="has no model_json_schema"):
         m.instruct("Who?", format=dict)
 
