@@ -14,7 +14,7 @@ PARALLEL := -n 2 --dist loadfile
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo      install into $(VENV), train an aLoRA on a small model and check with it (some 4 minutes)"
+	@echo "make demo      install into $(VENV), train an aLoRA on a small model and check with it (4 to 10 minutes)"
 	@echo "make test      install into $(VENV), then lint, type check and run all tests but the slow ones"
 	@echo "make test-all  the same with the slow ones: long sweeps over shapes"
 	@echo "make lint      lint and type check only"
