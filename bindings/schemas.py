@@ -6,7 +6,7 @@ from alorakit.engine.errors import RequestError
 
 
 def schema_of(format: Any) -> Any:
-    """The schema of a pydantic model.
+    """The schema of a pydantic model, closed by :func:`fields_only`.
 
     Args:
         format: The model's class.
@@ -15,7 +15,7 @@ def schema_of(format: Any) -> Any:
         RequestError: The model has no JSON schema.
     """
     try:
-        return format.model_json_schema()
+        return fields_only(format.model_json_schema())
     except Exception as exc:  # pydantic's own errors, and those of the model's own methods
         raise RequestError(
             f"format={format!r:.80} has no JSON schema ({' '.join(str(exc).split())[:200]}); give a pydantic model "

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import Any, NoReturn
 
 from jinja2 import TemplateError, TemplateSyntaxError, meta, nodes
@@ -40,7 +41,6 @@ class ChatTemplate:
     Attributes:
         source: The template's text.
         now: The moment a template sees when it asks for the date; frozen, so that a chat renders alike all session.
-        variables: What it reads besides the messages, tools, documents and special tokens that it always gets.
     """
 
     def __init__(self, source: str, now: datetime, where: str = "chat template") -> None:
@@ -65,12 +65,17 @@ class ChatTemplate:
         environment.globals["strftime_now"] = self._strftime_now
         try:
             self._template = environment.from_string(source)
-            read = meta.find_undeclared_variables(environment.parse(source))
-            self.variables = frozenset(read - environment.globals.keys() - _ALWAYS_GIVEN)
         except TemplateSyntaxError as exc:
             raise TokenizerError(f"{where}: not a valid jinja2 template, line {exc.lineno}: {exc.message}") from exc
         except (SyntaxError, *_FAILURES) as exc:  # jinja2 writes Python, which has limits of its own
             raise TokenizerError(f"{where}: too deeply nested or too large to compile ({type(exc).__name__})") from exc
+
+    @cached_property
+    def variables(self) -> frozenset[str]:
+        """What it reads besides the messages, tools, documents and special tokens that it always gets."""
+        environment = self._template.environment
+        read = meta.find_undeclared_variables(environment.parse(self.source))
+        return frozenset(read - environment.globals.keys() - _ALWAYS_GIVEN)
 
     def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool, **variables: Any) -> str:
         """The chat as text.

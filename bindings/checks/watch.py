@@ -190,15 +190,17 @@ async def watch(
     pending: Partial | None = None
     running: asyncio.Task[list[PartialCheck]] | None = None
 
+    async def answered(asked: Sequence[Question]) -> list[Verdict]:
+        answers = await engine.batch([question.request for question in asked])
+        return [question.verdict(answer) for question, answer in zip(asked, answers, strict=True)]
+
     async def ask(partial: Partial) -> list[PartialCheck]:
-        asked, started = questions(partial), time.perf_counter()
+        started = time.perf_counter()
         try:
-            answers = await engine.batch([question.request for question in asked])
+            verdicts = await answered(questions(partial))
         except AdapterNotFoundError:  # replaced since the question was made; if it is gone, the next one cannot be
-            asked = questions(partial)
-            answers = await engine.batch([question.request for question in asked])
+            verdicts = await answered(questions(partial))
         seconds = time.perf_counter() - started
-        verdicts = [question.verdict(answer) for question, answer in zip(asked, answers, strict=True)]
         return [_record(words, partial, v, seconds) for words, v in zip(requirements, verdicts, strict=True)]
 
     try:

@@ -23,7 +23,7 @@ from alorakit.bindings.mellea.hooks import reported
 from alorakit.bindings.mellea.intrinsics import Chat, IntrinsicCall
 from alorakit.bindings.mellea.options import THINKING_VARIABLES, CallOptions
 from alorakit.bindings.mellea.thunks import Answered, Call, computed, start, written
-from alorakit.bindings.schemas import fields_only, schema_of
+from alorakit.bindings.schemas import schema_of
 from alorakit.engine.async_engine import AsyncEngine
 from alorakit.engine.errors import ClosedError, ConfigError, MissingInvocationError, RequestError
 from alorakit.engine.mixed import GenerateRequest
@@ -200,4 +200,4 @@ def _structure(format: Any) -> dict[str, Any]:
         return {}
     if not (isinstance(format, type) and issubclass(format, BaseModel)):
         raise RequestError(f"format={format!r:.80} must be a class that derives from pydantic.BaseModel")
-    return {"structured": fields_only(schema_of(format))}
+    return {"structured": schema_of(format)}

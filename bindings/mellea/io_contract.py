@@ -83,20 +83,17 @@ class IoYaml:
 
     def rewriter(self, model_name: str) -> Any:
         """What makes a request of a chat; ``model_name`` is what the request says."""
-        try:  # Mellea takes extra_body out of the mapping it is given
-            return IntrinsicsRewriter(config_dict=copy.deepcopy(self.config), model_name=model_name)
-        except (ValueError, TypeError, KeyError, AttributeError) as exc:
-            raise self._broken(exc) from exc
+        return self._made(IntrinsicsRewriter, model_name=model_name)
 
     def processor(self) -> Any:
         """What makes a result of an answer."""
-        try:
-            return IntrinsicsResultProcessor(config_dict=copy.deepcopy(self.config))
-        except (ValueError, TypeError, KeyError, AttributeError) as exc:
-            raise self._broken(exc) from exc
+        return self._made(IntrinsicsResultProcessor)
 
-    def _broken(self, exc: Exception) -> AdapterError:
-        missing = f"a transformation lacks {exc}" if isinstance(exc, KeyError) else str(exc)
-        return AdapterError(
-            f"{self.where}: {' '.join(missing.split())}; correct the file (io.yaml, as Mellea reads it)"
-        )
+    def _made(self, kind: Any, **options: Any) -> Any:
+        try:  # Mellea takes extra_body out of the mapping it is given
+            return kind(config_dict=copy.deepcopy(self.config), **options)
+        except (ValueError, TypeError, KeyError, AttributeError) as exc:
+            missing = f"a transformation lacks {exc}" if isinstance(exc, KeyError) else str(exc)
+            raise AdapterError(
+                f"{self.where}: {' '.join(missing.split())}; correct the file (io.yaml, as Mellea reads it)"
+            ) from exc

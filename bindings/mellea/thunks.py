@@ -14,7 +14,7 @@ from mellea.helpers.async_helpers import send_to_queue
 
 from alorakit.bindings.mellea.options import CallOptions
 from alorakit.bindings.mellea.thinking import split_thinking
-from alorakit.engine.request import RequestOutput, ScoreResult, StreamChunk, Usage
+from alorakit.engine.request import RequestOutput, ScoreResult, Usage
 
 PROVIDER = "alorakit"
 
@@ -139,12 +139,11 @@ def _describe(thunk: Any, call: Call) -> None:
 
 async def _take(thunk: Any, chunk: Any) -> None:
     """Fold a piece into the thunk: a stream's chunk, or the whole answer."""
-    whole = written(chunk.output) if isinstance(chunk, StreamChunk) and chunk.output is not None else None
     thunk._underlying_value = (thunk._underlying_value or "") + chunk.text
     if isinstance(chunk, Answered):
-        whole = chunk
-    if whole is not None:
-        thunk.raw.response = whole
+        thunk.raw.response = chunk
+    elif chunk.output is not None:
+        thunk.raw.response = written(chunk.output)
 
 
 async def _finish(thunk: Any, call: Call) -> None:

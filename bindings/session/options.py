@@ -6,7 +6,7 @@ from numbers import Real
 from types import NoneType
 from typing import Any
 
-from alorakit.bindings.schemas import fields_only, schema_of
+from alorakit.bindings.schemas import schema_of
 from alorakit.bindings.session.kinds import demand
 from alorakit.engine.errors import ConfigError
 from alorakit.engine.request import SamplingParams
@@ -142,7 +142,7 @@ class Options:
         if format is not None:
             if not callable(getattr(format, "model_json_schema", None)):
                 raise ConfigError(f"format={format!r:.80} has no model_json_schema; give a pydantic model's class")
-            fields["structured"] = fields_only(schema_of(format))
+            fields["structured"] = schema_of(format)
         return SamplingParams(**fields)
 
 

@@ -132,11 +132,11 @@ class BaseSamplingStrategy(SamplingStrategy):
         """
 
     @staticmethod
-    @abstractmethod
     def select_from_failure(
         sampled_actions: Sequence[Span], sampled_results: list[ModelOutputThunk[Any]], sampled_val: list[Verdicts]
     ) -> int:
-        """Index of the attempt to return where none meets every requirement."""
+        """Index of the attempt to return where none meets every requirement: the first."""
+        return 0
 
     async def sample(
         self,

@@ -17,13 +17,6 @@ class RejectionSamplingStrategy(BaseSamplingStrategy):
     """Repeat the same action. If every attempt fails, the first is returned. See :class:`BaseSamplingStrategy`."""
 
     @staticmethod
-    def select_from_failure(
-        sampled_actions: Sequence[Span], sampled_results: list[ModelOutputThunk[Any]], sampled_val: list[Verdicts]
-    ) -> int:
-        """The first."""
-        return 0
-
-    @staticmethod
     def repair(
         old_ctx: Context,
         new_ctx: Context,
@@ -37,13 +30,6 @@ class RejectionSamplingStrategy(BaseSamplingStrategy):
 
 class RepairTemplateStrategy(BaseSamplingStrategy):
     """Repeat the instruction with a note on what failed. If every attempt fails, the first is returned."""
-
-    @staticmethod
-    def select_from_failure(
-        sampled_actions: Sequence[Span], sampled_results: list[ModelOutputThunk[Any]], sampled_val: list[Verdicts]
-    ) -> int:
-        """The first."""
-        return 0
 
     @staticmethod
     def repair(

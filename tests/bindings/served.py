@@ -30,6 +30,24 @@ def served_folder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: 
     return made
 
 
+@pytest.fixture(scope="module")
+def random_base(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> Path:
+    """A random Llama with the tiny tokenizer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("model")
+    config = LlamaConfig(
+        vocab_size=512, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=2048, eos_token_id=2, initializer_range=0.1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    for file in tiny_tokenizer_dir.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
 @pytest.fixture
 def engine(served_folder: Path) -> Iterator[Engine]:
     with Engine.from_pretrained(served_folder / "model", dtype="float32", device="cpu", block_size=16) as made:

@@ -6,31 +6,16 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 
 from alorakit import ChatContext, EngineBackend, MelleaSession, req
 from alorakit.bindings.session import MultiTurnStrategy, RejectionSamplingStrategy, simple_validate
 from alorakit.engine.errors import ConfigError
+from tests.bindings import served
 from tests.engine.folders import make_adapter
 
+base = served.random_base  # a fixture
 INVOCATION = [301, 17, 302]
 OPTIONS = {"max_new_tokens": 96}
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory, tiny_tokenizer_dir) -> Path:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    folder = tmp_path_factory.mktemp("model")
-    config = LlamaConfig(
-        vocab_size=512, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=2048, eos_token_id=2, initializer_range=0.1,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    for file in tiny_tokenizer_dir.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    return folder
 
 
 @pytest.fixture(scope="module")

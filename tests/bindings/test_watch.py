@@ -5,32 +5,17 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from alorakit import AsyncEngine, Engine, SamplingParams
 from alorakit.bindings.checks.question import Question
 from alorakit.bindings.checks.watch import Boundaries, checked_every, watch
 from alorakit.engine.errors import ConfigError, RequestError
 from alorakit.engine.mixed import ScoreRequest
+from tests.bindings import served
 
+base = served.random_base  # a fixture
 INVOCATION = [301, 17, 302]
 CONTEXT = list(range(10, 60))
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory, tiny_tokenizer_dir) -> Path:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    folder = tmp_path_factory.mktemp("model")
-    config = LlamaConfig(
-        vocab_size=512, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=1024, eos_token_id=2, initializer_range=0.1,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    for file in tiny_tokenizer_dir.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    return folder
 
 
 @pytest.fixture(scope="module")
