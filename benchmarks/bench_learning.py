@@ -30,7 +30,7 @@ from benchmarks.workloads import MODEL
 SLACK = 16  # tokens that an answer may be longer than the longest label
 KINDS = {"alora": ("alora",), "lora": ("lora",), "both": ("alora", "lora")}
 MOST_POINTS_BEHIND = 3.0
-OVERRIDES = ("epochs", "learning_rate", "rank", "target_modules", "best_by", "scheduler")
+OVERRIDES = ("epochs", "learning_rate", "rank", "alpha", "target_modules", "best_by", "scheduler")
 
 
 def accuracy(engine: Engine, held_out: Sequence[Example], answers: Answers, adapter: str | None) -> float:
@@ -145,6 +145,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--rank", type=int)
+    parser.add_argument("--alpha", type=float)
     parser.add_argument("--target-modules", type=lambda text: text if text == "all-linear" else tuple(text.split(",")))
     parser.add_argument("--best-by", choices=("loss", "accuracy"))
     parser.add_argument("--scheduler", choices=("constant", "linear", "cosine"))
