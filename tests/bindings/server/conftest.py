@@ -1,0 +1,3 @@
+from tests.bindings.server import running
+
+client = running.client
