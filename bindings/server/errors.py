@@ -28,6 +28,7 @@ TYPES = {
     429: "rate_limit_error",
 }
 CODES = {
+    400: "invalid_request_error",
     401: "invalid_api_key",
     403: "permission_denied",
     404: "not_found",

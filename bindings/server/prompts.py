@@ -65,9 +65,9 @@ def template_variables(tokenizer: "Tokenizer", body: ChatRequest, model: str) ->
     for name in variables.keys() - tokenizer.template_variables:
         raise HttpError(
             400,
-            f"chat_template_kwargs: {name!r:.80} is not read by the chat template of {model!r}, which reads "
+            f"chat_template_kwargs.{name:.80} is not read by the chat template of {model!r}, which reads "
             f"{sorted(tokenizer.template_variables)}; leave it out",
-            param=f"chat_template_kwargs.{name[:80]}",
+            param=f"chat_template_kwargs.{name:.80}",
         )
     if body.tools and body.tool_choice != "none":
         if not re.search(r"\btools\b", tokenizer.chat_template or ""):
