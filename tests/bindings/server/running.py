@@ -7,12 +7,14 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from openai import OpenAI
 
 from alorakit import AsyncEngine, Engine
 from alorakit.bindings.server import ServerConfig, create_app
@@ -131,3 +133,18 @@ def error_of(answer: httpx.Response, status: int) -> dict[str, Any]:
     error: dict[str, Any] = answer.json()["error"]
     assert set(error) == {"message", "type", "param", "code"} and "\n" not in error["message"]
     return error
+
+
+@pytest.fixture(scope="module")
+def server(served_folder: Path) -> Iterator[Running]:
+    with Engine.from_pretrained(served_folder / "model", dtype="float32", device="cpu", block_size=16) as engine:
+        for name in ("parts", "checker"):
+            engine.add_adapter(name, served_folder / name)
+        with running(engine, api_keys=("secret", "other"), max_new_tokens=64) as started:
+            yield started
+        engine.check_integrity()
+
+
+@pytest.fixture(scope="module")
+def openai_client(server: Running) -> OpenAI:
+    return OpenAI(base_url=f"{server.url}/v1", api_key="secret", max_retries=0)
