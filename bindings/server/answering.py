@@ -51,8 +51,10 @@ class Answering(ABC):
         """For a request to the server.
 
         Raises:
-            HttpError: 404: there is no such model.
+            HttpError: 404: there is no such model; 400: options of a stream without a stream.
         """
+        if body.stream_options is not None and not body.stream:
+            raise HttpError(400, "stream_options needs stream; set stream to true", param="stream_options")
         access.model, access.stream = body.model, bool(body.stream)
         self.state, self.body, self.access = state, body, access
         self.engine: AsyncEngine = state.serving()

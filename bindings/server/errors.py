@@ -37,6 +37,7 @@ CODES = {
     413: "body_too_large",
     415: "unsupported_media_type",
     429: "engine_busy",
+    431: "head_too_large",
     500: "internal_error",
     502: "hub_error",
     503: "unavailable",

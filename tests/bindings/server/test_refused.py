@@ -54,6 +54,11 @@ REFUSED: dict[str, tuple[dict[str, Any], type[openai.APIStatusError], str | None
 }
 
 
+def test_options_of_a_stream_need_one(openai_client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="stream_options needs stream"):
+        openai_client.completions.create(model="tiny", prompt="x", stream_options={"include_usage": True})
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(openai_client: openai.OpenAI, name: str, stream: bool) -> None:
