@@ -1,7 +1,6 @@
 """Where adapters may be loaded from over HTTP: nothing outside these folders is opened, whatever a path says."""
 
 import fnmatch
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,7 +35,7 @@ def allowed_folder(text: str, roots: Sequence[str]) -> Path:
         )
     places = [Path(root).resolve() for root in roots]
     try:
-        folder = _inside(text, places)
+        folder = _inside(text, roots, places)
         if not folder.is_dir():
             raise AdapterError(f"{text!r:.200} is no folder; give the folder that holds {CONFIG_NAME}")
         for name in READ:
@@ -80,14 +79,14 @@ def allowed_repo(text: str, revision: str | None, patterns: Sequence[str]) -> Pa
         raise AdapterError(f"{text!r:.200} is no adapter that the Hub has ({exc}); check the id and the network") from exc
 
 
-def _inside(text: str, places: Sequence[Path]) -> Path:
+def _inside(text: str, roots: Sequence[str], places: Sequence[Path]) -> Path:
     """The path without symbolic links, once it is known to lie below a place: nothing else is looked at before."""
     path = Path(text)
     if not text or ".." in path.parts:
         raise HttpError(403, f"path {text!r:.200} must name a folder without '..'", param="path")
     candidates = [path] if path.is_absolute() else [place / path for place in places]
     # As it is written, first: a path that begins elsewhere is not followed at all.
-    written = [Path(os.path.abspath(root)) for root in places]  # noqa: PTH100  resolve() would follow links
+    written = [Path(root).absolute() for root in roots]
     below = [c for c in candidates if _is_below(c, [*places, *written])]
     found = [resolved for c in below for resolved in [c.resolve()] if _is_below(resolved, places)]
     if not found:

@@ -8,7 +8,6 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from alorakit.bindings.server.access import Access
 from alorakit.bindings.server.openapi import ERRORS
 from alorakit.bindings.server.state import ServerState
-from alorakit.engine.metrics import register_metrics
 
 router = APIRouter()
 
@@ -52,6 +51,8 @@ class ServerMetrics:
     def text(self) -> bytes:
         """Every metric in Prometheus' text format; the engine's once it is loaded."""
         if not self._engine_registered and self._state.engine is not None:
+            from alorakit.engine.metrics import register_metrics  # torch comes with it, and is here by now
+
             register_metrics(self._state.engine, self._registry)
             self._engine_registered = True
         return generate_latest(self._registry)

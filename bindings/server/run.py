@@ -11,8 +11,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import FastAPI
@@ -21,9 +23,11 @@ from alorakit.bindings.server.app import create_app
 from alorakit.bindings.server.config import ServerConfig
 from alorakit.bindings.server.limits import MAX_HEAD_BYTES, limited_protocol
 from alorakit.bindings.server.state import ServerState
-from alorakit.engine.async_engine import AsyncEngine
-from alorakit.engine.errors import AlorakitError, ConfigError
+from alorakit.engine.errors import ConfigError
 from alorakit.engine.pretrained import resolve_adapter
+
+if TYPE_CHECKING:
+    from alorakit.engine.async_engine import AsyncEngine
 
 log = logging.getLogger("alorakit.server")
 
@@ -33,7 +37,7 @@ BACKLOG = 1024
 ABORT_S = 3.0
 POLL_S = 0.02
 
-OnReady = Callable[[str, AsyncEngine], None]
+OnReady = Callable[[str, "AsyncEngine"], None]
 
 
 def serve(
@@ -109,7 +113,7 @@ class Server(uvicorn.Server):
         self,
         app: FastAPI,
         config: ServerConfig,
-        load: Callable[[], AsyncEngine],
+        load: Callable[[], "AsyncEngine"],
         on_ready: OnReady,
         url: str,
     ) -> None:
@@ -132,29 +136,25 @@ class Server(uvicorn.Server):
         )
         self._state: ServerState = app.state.alorakit
         self._drain_s, self._load, self._on_ready, self._url = config.drain_s, load, on_ready, url
-        self._signals = 0
+        self._ending = asyncio.Event()
         self._loader: threading.Thread | None = None
         self._failure: BaseException | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Note a signal. The second one ends the process: whoever sends it does not want to wait for a step."""
-        self._signals += 1
-        if self._signals > 1:
+        if self._ending.is_set():
             os._exit(128 + sig)
+        self._ending.set()  # uvicorn's tick, ten times a second, wakes whoever waits for it
 
     async def main_loop(self) -> None:
         """Serve until a signal has come, or the model cannot be loaded; then drain."""
         ticking = asyncio.create_task(super().main_loop())
         self._loader = threading.Thread(target=self._load_engine, args=[asyncio.get_running_loop()], daemon=True)
         self._loader.start()
-        while not self._signals and self._failure is None:
-            await asyncio.sleep(POLL_S)
+        await self._ending.wait()
         self._state.draining = True
-        # Whatever hangs (a step, a download, a client that does not read), the process is gone in time.
-        watchdog = threading.Timer(self._drain_s + ABORT_S + 1, _give_up)
-        watchdog.daemon = True
-        watchdog.start()
-        await self._drain()
+        if self._failure is None:
+            await self._drain()
         self.should_exit = True
         await ticking
 
@@ -172,6 +172,10 @@ class Server(uvicorn.Server):
 
     async def _drain(self) -> None:
         """Let running requests end; after the limit end them, so that each gets its error."""
+        # Whatever hangs (a step, a download, a client that does not read), the process is gone in time.
+        watchdog = threading.Timer(self._drain_s + ABORT_S + 1, _give_up)
+        watchdog.daemon = True
+        watchdog.start()
         started = time.perf_counter()
         await self._idle(self._drain_s)
         left, engine = self._state.in_flight, self._state.engine
@@ -194,16 +198,25 @@ class Server(uvicorn.Server):
         except BaseException as exc:
             self._state.load_error = str(exc)
             self._failure = exc
-            return
-        event_loop.call_soon_threadsafe(self._loaded, engine)
+            _tell(event_loop, self._ending.set)
+        else:
+            _tell(event_loop, self._loaded, engine)
 
-    def _loaded(self, engine: AsyncEngine) -> None:
+    def _loaded(self, engine: "AsyncEngine") -> None:
         self._state.engine = engine
         if not self._state.draining:
             self._on_ready(self._url, engine)
 
 
-def _load(model: str | Path, adapters: Mapping[str, str], settings: Mapping[str, object]) -> AsyncEngine:
+def _tell(event_loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: object) -> None:
+    """Call a function in the event loop, unless that was closed by a signal meanwhile."""
+    with suppress(RuntimeError):
+        event_loop.call_soon_threadsafe(function, *arguments)
+
+
+def _load(model: str | Path, adapters: Mapping[str, str], settings: Mapping[str, object]) -> "AsyncEngine":
+    from alorakit.engine.async_engine import AsyncEngine  # and torch, which takes seconds: the server answers already
+
     engine = AsyncEngine.from_pretrained(model, **settings)
     try:
         for name, place in adapters.items():
