@@ -1,3 +1,3 @@
 from tests.bindings.server import running
 
-client = running.client
+client, live = running.client, running.live
