@@ -61,7 +61,9 @@ def serve(
     ] = None,
     cors_origin: Annotated[
         list[str] | None,
-        typer.Option(help="Origin whose pages may call the server; repeatable. Default: none.", rich_help_panel=_SERVER),
+        typer.Option(
+            help="Origin whose pages may call the server; repeatable. Default: none.", rich_help_panel=_SERVER
+        ),
     ] = None,
     log_prompts: Annotated[
         bool, typer.Option("--log-prompts", help="Write prompts and answers to the log.", rich_help_panel=_SERVER)

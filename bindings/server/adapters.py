@@ -10,10 +10,11 @@ from pydantic import Field
 
 from alorakit.bindings.server.errors import HttpError
 from alorakit.bindings.server.folders import allowed_folder, allowed_repo
+from alorakit.bindings.server.guard import bearer
 from alorakit.bindings.server.openapi import ERRORS
 from alorakit.bindings.server.schemas import Body
 from alorakit.bindings.server.state import ServerState, state_of
-from alorakit.engine.errors import AdapterError
+from alorakit.engine.errors import AdapterError, AdapterNotFoundError
 
 if TYPE_CHECKING:
     from alorakit.engine.adapters import AdapterInfo
@@ -87,8 +88,7 @@ def require_admin(request: Request, state: Annotated[ServerState, Depends(state_
         raise HttpError(
             403, "adapters are not loaded or unloaded over HTTP here; start the server with ALORAKIT_ADMIN_KEY set"
         )
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), key.encode()):
+    if not hmac.compare_digest(bearer(request.headers).encode(), key.encode()):
         raise HttpError(
             401,
             "the admin key is missing or wrong; send Authorization: Bearer KEY with the server's ALORAKIT_ADMIN_KEY",
@@ -125,7 +125,12 @@ async def load_adapter(wanted: LoadAdapter, state: Annotated[ServerState, Depend
 )
 async def unload_adapter(name: str, state: Annotated[ServerState, Depends(state_of)]) -> Response:
     """Forget an adapter; requests that run keep it to their end."""
-    await state.serving().remove_adapter(name)
+    try:
+        await state.serving().remove_adapter(name)
+    except AdapterNotFoundError as exc:
+        raise HttpError(
+            404, f"no adapter is named {name!r:.200}; GET /v1/adapters lists them", "name", "adapter_not_found"
+        ) from exc
     return Response(status_code=204)
 
 

@@ -29,9 +29,7 @@ _ATTEMPTS = 3
 
 
 @router.post("/v1/checks", responses={200: {"model": ChecksResponse}, **ERRORS}, tags=["checks"])
-async def check(
-    wanted: ChecksRequest, request: Request, state: Annotated[ServerState, Depends(state_of)]
-) -> Response:
+async def check(wanted: ChecksRequest, request: Request, state: Annotated[ServerState, Depends(state_of)]) -> Response:
     """Check a chat: each check's answer with its probabilities, and which tokens were reused or computed."""
     started = time.perf_counter()
     access = request.scope["alorakit.access"]
@@ -74,7 +72,7 @@ def _question(index: int, wanted: Check, messages: Sequence[dict[str, Any]], sta
     try:
         info = choose_adapter(engine.adapters, wanted.adapter, requirement=wanted.requirement)
     except AdapterNotFoundError as exc:
-        raise HttpError(404, str(exc), f"{place}.adapter") from exc
+        raise HttpError(404, str(exc), f"{place}.adapter", "adapter_not_found") from exc
     except CheckError as exc:
         reason = str(exc).split(";")[0]
         raise HttpError(
@@ -115,7 +113,9 @@ def _described(
             "timing": timing_of(verdict.timing),
         }
         if wanted.tokens:
-            described["tokens"] = [_token(tokenizer, token, texts) for token in each.request.prompt]
+            prompt = each.request.prompt
+            assert isinstance(prompt, list), "a question's prompt is ids"
+            described["tokens"] = [_token(tokenizer, token, texts) for token in prompt]
         found.append(described)
     return found
 

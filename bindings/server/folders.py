@@ -76,7 +76,9 @@ def allowed_repo(text: str, revision: str | None, patterns: Sequence[str]) -> Pa
     try:
         return hub_folder(name.repo_id, revision, (CONFIG_NAME, WEIGHTS_NAME), name.folder)
     except ModelNotFoundError as exc:
-        raise AdapterError(f"{text!r:.200} is no adapter that the Hub has ({exc}); check the id and the network") from exc
+        raise AdapterError(
+            f"{text!r:.200} is no adapter that the Hub has ({exc}); check the id and the network"
+        ) from exc
 
 
 def _inside(text: str, roots: Sequence[str], places: Sequence[Path]) -> Path:
@@ -90,9 +92,7 @@ def _inside(text: str, roots: Sequence[str], places: Sequence[Path]) -> Path:
     below = [c for c in candidates if _is_below(c, [*places, *written])]
     found = [resolved for c in below for resolved in [c.resolve()] if _is_below(resolved, places)]
     if not found:
-        raise HttpError(
-            403, f"path {text!r:.200} is not below a folder that adapters may be loaded from", param="path"
-        )
+        raise HttpError(403, f"path {text!r:.200} is not below a folder that adapters may be loaded from", param="path")
     return next((folder for folder in found if folder.is_dir()), found[0])
 
 

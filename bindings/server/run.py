@@ -1,6 +1,6 @@
 """A server's life: it listens, loads the model, serves, and ends without dropping what it has accepted.
 
-    listening -> loading (503) -> serving -> draining (503 for new requests) -> aborting what is left -> ended
+listening -> loading (503) -> serving -> draining (503 for new requests) -> aborting what is left -> ended
 """
 
 import asyncio
@@ -21,8 +21,9 @@ from fastapi import FastAPI
 
 from alorakit.bindings.server.app import create_app
 from alorakit.bindings.server.config import ServerConfig
-from alorakit.bindings.server.limits import MAX_HEAD_BYTES, limited_protocol
+from alorakit.bindings.server.protocol import MAX_HEAD_BYTES, limited_protocol
 from alorakit.bindings.server.state import ServerState
+from alorakit.engine.config import EngineConfig
 from alorakit.engine.errors import ConfigError
 from alorakit.engine.pretrained import resolve_adapter
 
@@ -60,11 +61,12 @@ def serve(
         **settings: Fields of :class:`~alorakit.EngineConfig`.
 
     Raises:
-        ConfigError: The address cannot be listened on; the message names it.
+        ConfigError: The address cannot be listened on, or a setting is out of range.
         AlorakitError: The model or an adapter cannot be loaded.
         TypeError: A keyword is no field of EngineConfig.
     """
     config = config or ServerConfig()
+    EngineConfig(**settings)  # type: ignore[arg-type]  # what is wrong with them is said before anybody waits
     listener = listen(config.host, config.port)
     app = create_app(None, config)
     server = Server(app, config, lambda: _load(model, adapters or {}, settings), on_ready, address(listener))
@@ -217,10 +219,11 @@ def _tell(event_loop: asyncio.AbstractEventLoop, function: Callable[..., None], 
 def _load(model: str | Path, adapters: Mapping[str, str], settings: Mapping[str, object]) -> "AsyncEngine":
     from alorakit.engine.async_engine import AsyncEngine  # and torch, which takes seconds: the server answers already
 
+    folders = {name: resolve_adapter(place) for name, place in adapters.items()}
     engine = AsyncEngine.from_pretrained(model, **settings)
     try:
-        for name, place in adapters.items():
-            engine.engine.add_adapter(name, resolve_adapter(place))
+        for name, folder in folders.items():
+            engine.engine.add_adapter(name, folder)
     except BaseException:
         engine.detach()
         engine.engine.close()

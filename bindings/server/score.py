@@ -1,7 +1,7 @@
 """/v1/score: how likely each of some texts is to come next; one batched pass, nothing decoded."""
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
@@ -22,9 +22,7 @@ router = APIRouter()
 
 
 @router.post("/v1/score", responses={200: {"model": ScoreResponse}, **ERRORS}, tags=["checks"])
-async def score(
-    wanted: ScoreRequest, request: Request, state: Annotated[ServerState, Depends(state_of)]
-) -> Response:
+async def score(wanted: ScoreRequest, request: Request, state: Annotated[ServerState, Depends(state_of)]) -> Response:
     """Score candidates as what follows a prompt or a chat."""
     access = request.scope["alorakit.access"]
     access.model = wanted.model
@@ -39,7 +37,7 @@ async def score(
         {"text": each.text, "logprob": each.logprob, "probability": each.probability, "token_ids": each.token_ids}
         for each in result
     ]
-    content = {"object": "score", "model": wanted.model, "scores": scores, "best": result.best.text}
+    content: dict[str, Any] = {"object": "score", "model": wanted.model, "scores": scores, "best": result.best.text}
     content |= {"usage": usage_of(result.usage), "activation": result.activation, "timing": timing_of(result.timing)}
     return json_response(content)
 

@@ -107,7 +107,10 @@ def test_tokens_agree_with_the_counts(client: Client, engine: Engine, served_fol
     async def ask(http: httpx.AsyncClient) -> None:
         assert "tokens" not in (await checked(http))["checks"][0]
         both = [{"adapter": "plain"}, {"adapter": "parts"}]
-        first, second = (await checked(http, both, tokens=True))["checks"], (await checked(http, both, tokens=True))["checks"]
+        first, second = (
+            (await checked(http, both, tokens=True))["checks"],
+            (await checked(http, both, tokens=True))["checks"],
+        )
         for answers in (first, second):
             for each in answers:
                 ids = [token["id"] for token in each["tokens"]]
