@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -130,7 +131,7 @@ def serve(
     """
     with reported(debug):
         config = ServerConfig(**_settings(ctx.params))
-        adapters = dict(_named(text) for text in adapter or ())
+        adapters = _adapters(adapter or ())
         from alorakit.bindings.server import check_installed
 
         check_installed()
@@ -158,8 +159,14 @@ def _settings(params: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in chosen.items() if name != "admin_key" or value is not None}
 
 
-def _named(text: str) -> tuple[str, str]:
-    name, equals, place = text.partition("=")
-    if not (name and equals and place):
-        raise ConfigError(f"--adapter {text!r:.200} must be NAME=PLACE, such as failure=./checkpoints/my_adapter")
-    return name, place
+def _adapters(given: Iterable[str]) -> dict[str, str]:
+    """Adapters to begin with: where each lies, by name."""
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, place = text.partition("=")
+        if not (name and equals and place):
+            raise ConfigError(f"--adapter {text!r:.200} must be NAME=PLACE, such as failure=./checkpoints/my_adapter")
+        if name in found:
+            raise ConfigError(f"--adapter names {name!r:.200} twice; give each a name of its own")
+        found[name] = place
+    return found
