@@ -1,79 +1,112 @@
-"""uvicorn's HTTP protocol with limits on what a request may be before the application sees it: time and size."""
+"""Limits that uvicorn leaves open: how long and how large a request's head may be, and how many connections there are.
+
+A connection that is over a limit gets an error in OpenAI's shape and is closed. What comes after the head is the
+guard's (``guard.py``).
+"""
 
 import asyncio
-from collections.abc import Callable
+from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import h11
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
+from alorakit.bindings.server.config import ServerConfig
 from alorakit.bindings.server.errors import HttpError
 
 MAX_HEAD_BYTES = 64 << 10
-# The application answers 408 to a body that is late; only then is a connection cut that still sends it.
-GRACE_S = 1.0
+_PHRASES = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large", 503: "Unavailable"}
 
 
-def limited_protocol(read_timeout_s: float) -> Callable[..., HttpToolsProtocol]:
-    """A protocol class for ``uvicorn.Config(http=...)`` that cuts connections whose requests do not arrive.
+def limited_protocol(
+    read_timeout_s: float, max_connections: int = ServerConfig.max_connections
+) -> type[asyncio.Protocol]:
+    """Uvicorn's HTTP protocol (httptools where it is installed, else h11) with limits.
 
     Args:
-        read_timeout_s: Seconds for a request's head, and again for its body.
+        read_timeout_s: Seconds within which a request's line and headers must have come.
+        max_connections: Most open connections.
     """
+    base: Any = AutoHTTPProtocol
 
-    class LimitedProtocol(HttpToolsProtocol):
-        """One connection. The timer runs from its start, or a request's first byte, to the end of the request."""
+    class LimitedProtocol(base):  # type: ignore[misc]
+        """One connection."""
 
-        _timer: asyncio.TimerHandle | None = None
-        _in_head = True
-        _only_head = True  # the last bytes were a part of a head, and nothing else
         _head_bytes = 0
+        _in_body = False
+        _timer: asyncio.TimerHandle | None = None
 
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            super().connection_made(transport)  # type: ignore[arg-type]
-            self._arm(read_timeout_s)
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._disarm()
-            super().connection_lost(exc)
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            super().connection_made(transport)
+            if len(self.connections) > max_connections:
+                self._refuse(503, f"more than {max_connections} connections are open; try again later")
+            else:
+                self._start_timer()
 
         def data_received(self, data: bytes) -> None:
-            idle = self.cycle is None or self.cycle.response_complete
-            if idle and self._timer is None:  # also for blank lines, which begin no message
-                self._arm(read_timeout_s)
-            self._only_head = self._in_head
+            if self.transport.is_closing():
+                return
+            was_body = self._reads_body()  # its last bytes end it, and are no head
             super().data_received(data)
-            if self._only_head:
-                self._head_bytes += len(data)
-                if self._head_bytes > MAX_HEAD_BYTES:
-                    self._refuse()
+            # The head is whole once uvicorn has made a cycle of it, which lasts until its response is complete.
+            if self.transport.is_closing() or (self.cycle is not None and not self.cycle.response_complete):
+                self._head_bytes = 0
+                self._stop_timer()
+                return
+            self._start_timer()  # a body that goes on after its response has the same time as a head
+            self._head_bytes = 0 if was_body or self._reads_body() else self._head_bytes + len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse(431, f"the request's head is longer than {MAX_HEAD_BYTES} bytes; send fewer headers")
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop_timer()
+            super().connection_lost(exc)
 
         def on_headers_complete(self) -> None:
-            self._arm(read_timeout_s + GRACE_S)
-            self._in_head = self._only_head = False
+            self._in_body = True
             super().on_headers_complete()
 
         def on_message_complete(self) -> None:
-            self._disarm()
-            self._in_head, self._head_bytes = True, 0
+            self._in_body = False
             super().on_message_complete()
 
-        def _refuse(self) -> None:
-            told = HttpError(431, f"the request's head has more than {MAX_HEAD_BYTES} bytes; send less")
-            body = bytes(told.response().body)
-            head = f"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: {len(body)}\r\n"
-            self.transport.write(f"{head}content-type: application/json\r\nconnection: close\r\n\r\n".encode() + body)
-            self.transport.close()
+        def _reads_body(self) -> bool:
+            """Whether a body is coming: httptools calls back, h11 has a state."""
+            return self._in_body or (hasattr(self, "conn") and self.conn.their_state is h11.SEND_BODY)
 
-        def _arm(self, seconds: float) -> None:
-            self._disarm()
-            self._timer = self.loop.call_later(seconds, self._cut)
+        def send_400_response(self, msg: str) -> None:
+            self._refuse(400, "this is no HTTP request that can be read; send one as HTTP clients do")
 
-        def _disarm(self) -> None:
+        def _start_timer(self) -> None:
+            if self._timer is None:
+                self._timer = self.loop.call_later(read_timeout_s, self._too_slow)
+
+        def _stop_timer(self) -> None:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
 
-        def _cut(self) -> None:
+        def _too_slow(self) -> None:
             self._timer = None
-            self.transport.abort()
+            self._refuse(408, f"the request's head did not come within {read_timeout_s:g} seconds; send it faster")
+
+        def _refuse(self, status: int, message: str) -> None:
+            self._stop_timer()
+            if not self.transport.is_closing():
+                self.transport.write(_refusal(status, message))
+                self.transport.close()
 
     return LimitedProtocol
+
+
+def _refusal(status: int, message: str) -> bytes:
+    """A whole HTTP response."""
+    error = HttpError(status, message)
+    body = error.response().body
+    headers = {
+        **error.headers,
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        "connection": "close",
+    }
+    lines = [f"HTTP/1.1 {status} {_PHRASES[status]}", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+    return "\r\n".join(lines).encode("ascii") + bytes(body)

@@ -56,7 +56,7 @@ def test_special_tokens_where_the_layout_cannot_spell_them(client: Client, engin
 
     async def ask() -> None:
         async with client() as http:
-            assert error_of(await http.post(CHAT, json=asked), 400)["param"] == "messages.0.content"
+            assert "spells a special token" in error_of(await http.post(CHAT, json=asked), 400)["message"]
         async with client(trust_special_tokens=True) as http:
             assert (await http.post(CHAT, json=asked)).status_code == 200
 
