@@ -107,6 +107,9 @@ class Engine:
             replace: Take the place of an adapter of that name; running requests keep the weights they began with.
             layout: Check layout (``"chat"`` or ``"mellea"``) for a folder without ``alorakit.json``.
 
+        Returns:
+            What is known of it.
+
         Raises:
             AdapterError: The name is taken, or the folder cannot be loaded; nothing is registered then.
         """
