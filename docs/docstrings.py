@@ -43,14 +43,14 @@ def problems(module: str) -> Iterator[str]:
     """What is missing from the docstrings of a module's public names."""
     if not inspect.getdoc(import_module(module)):
         yield f"{module}: no docstring"
+    strict = module in STRICT
     for name, value in public_names(module).items():
         if not (inspect.isclass(value) or inspect.isfunction(value)):
             continue
-        yield from (
-            f"{module}.{name}: {problem}" for problem in _missing(value, inspect.getdoc(value), module in STRICT)
-        )
-        for member, (what, text) in _members(value).items():
-            yield from (f"{module}.{name}.{member}: {problem}" for problem in _missing(what, text, module in STRICT))
+        named = {name: (value, inspect.getdoc(value) or "")}
+        named |= {f"{name}.{member}": what for member, what in _members(value).items()}
+        for where, (what, text) in named.items():
+            yield from (f"{module}.{where}: {problem}" for problem in _missing(what, text, strict))
 
 
 def _members(value: Any) -> dict[str, tuple[Any, str]]:
@@ -68,7 +68,7 @@ def _members(value: Any) -> dict[str, tuple[Any, str]]:
     return found
 
 
-def _missing(value: Any, text: str | None, strict: bool) -> Iterator[str]:
+def _missing(value: Any, text: str, strict: bool) -> Iterator[str]:
     if not text:
         yield "no docstring"
         return

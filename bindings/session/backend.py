@@ -204,6 +204,9 @@ class EngineBackend:
         Args:
             messages: The chat.
             options: Whose variables the chat template gets.
+
+        Returns:
+            The ids, the assistant's turn opened.
         """
         chat = [message.as_dict() for message in messages]
         return self.engine.tokenizer.render(chat, add_generation_prompt=True, **(options.template or {}))
