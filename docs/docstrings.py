@@ -36,7 +36,8 @@ def public_names(module: str) -> dict[str, Any]:
     if hasattr(found, "__all__"):
         return {name: getattr(found, name) for name in found.__all__ if name != "__version__"}
     named = {name: value for name, value in vars(found).items() if not name.startswith("_")}
-    return {name: value for name, value in named.items() if getattr(value, "__module__", None) == module}
+    own = {name: value for name, value in named.items() if getattr(value, "__module__", None) == module}
+    return {name: value for name, value in own.items() if inspect.isclass(value) or inspect.isfunction(value)}
 
 
 def problems(module: str) -> Iterator[str]:

@@ -95,6 +95,7 @@ class BaseSamplingStrategy(SamplingStrategy):
         requirements: list[Requirement] | None = None,
         check_every: Every | None = None,
     ) -> None:
+        """See the class."""
         for name, budget in (("loop_budget", loop_budget), ("concurrency_budget", concurrency_budget)):
             demand(name, budget, int, ConfigError)
             if budget < 1:
