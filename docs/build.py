@@ -70,7 +70,7 @@ def code_block(_renderer: object, tokens: Sequence[Token], index: int, _options:
 
 
 def relinked(target: str, source: Path) -> str:
-    """A link of a page as the site needs it: to the page's place, or to a picture that is copied."""
+    """A link of a page as the site needs it: to another page's place, or to a copy of the file."""
     if target.startswith(("http:", "https:", "#")):
         return target
     name, _, anchor = target.partition("#")
@@ -78,7 +78,12 @@ def relinked(target: str, source: Path) -> str:
     up = "../" * place(source).count("/")
     if file.suffix == ".md":
         return up + place(file) + ("#" + anchor if anchor else "")
-    return up + file.relative_to(pages.ROOT / "docs").as_posix() if file.suffix == ".svg" else target
+    if not file.is_file():
+        return target
+    copied = "files/" + file.relative_to(pages.ROOT).as_posix()
+    (OUT / copied).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(file, OUT / copied)
+    return up + copied
 
 
 def write_page(source: Path, there: set[str]) -> None:
@@ -199,8 +204,6 @@ def build() -> list[str]:
     pdoc.render.env.globals["dark_code"] = HtmlFormatter(style="github-dark").get_style_defs(".pdoc-code")
     pdoc.render.configure(docformat="google", show_source=False, template_directory=TEMPLATES)
     MARKDOWN.add_render_rule("fence", code_block)
-    for picture in (pages.ROOT / "docs").glob("*.svg"):
-        shutil.copy(picture, OUT)
     there = {"api/index.html", *map(place, sources())}
     for source in sources():
         write_page(source, there)
