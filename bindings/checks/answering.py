@@ -34,12 +34,12 @@ def answer_ids(
     """
     if info is not None and info.manifest is not None:
         return asked_ids(tokenizer, info, info.manifest, messages, requirement)
+    from alorakit.engine.adapters import find_last
+
     opened = tokenizer.render(messages, add_generation_prompt=True)
     if info is None or info.invocation_tokens is None:
         return opened
     closed, invocation = tokenizer.render(messages), list(info.invocation_tokens)
-    opening = opened[len(closed) :]
-    starts = range(len(opening) - len(invocation) + 1)
-    if any(opening[start : start + len(invocation)] == invocation for start in starts):
+    if find_last(opened[len(closed) :], tuple(invocation)) is not None:
         return opened
     return [*closed, *invocation]

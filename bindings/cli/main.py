@@ -8,7 +8,6 @@ from typer.core import TyperGroup
 
 from alorakit.bindings.cli.mellea_commands import MelleaGroup
 
-_HELP = "Train and use activated LoRA adapters."
 # Module and function of every command, in the order of the help.
 COMMANDS = {
     "train": "train.train",
@@ -46,8 +45,10 @@ def alora_command(name: str) -> Any:
 
 
 def alora_app() -> typer.Typer:
-    """The commands, as an app that is added to another."""
-    return typer.Typer(cls=AloraGroup, help=_HELP, no_args_is_help=True)
+    """The commands, as an app."""
+    app = typer.Typer(cls=AloraGroup, no_args_is_help=True)
+    app.callback()(_alora)  # typer needs one where it knows no command
+    return app
 
 
 def m_app() -> typer.Typer:
@@ -63,6 +64,10 @@ def alorakit_app() -> typer.Typer:
     app = alora_app()
     app.add_typer(alora_app(), name="alora")
     return app
+
+
+def _alora() -> None:
+    """Train and use activated LoRA adapters."""
 
 
 def _root() -> None:
