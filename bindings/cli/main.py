@@ -1,5 +1,6 @@
 """Entry points ``m`` and ``alorakit``. A command's module is imported when it is asked for, so that help is quick."""
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -38,10 +39,15 @@ class AloraGroup(TyperGroup):
 
 def alora_command(name: str) -> Any:
     """One of :data:`COMMANDS`, as typer runs it; its module is imported now."""
-    module, function = COMMANDS[name].split(".")
     alone = typer.Typer(add_completion=False)
-    alone.command(name)(getattr(import_module(f"alorakit.bindings.cli.{module}"), function))
+    alone.command(name)(command_function(name))
     return typer.main.get_command(alone)
+
+
+def command_function(name: str) -> Callable[..., None]:
+    """The function behind one of :data:`COMMANDS`; its module is imported now."""
+    module, function = COMMANDS[name].split(".")
+    return getattr(import_module(f"alorakit.bindings.cli.{module}"), function)  # type: ignore[no-any-return]
 
 
 def alora_app() -> typer.Typer:
