@@ -49,7 +49,7 @@ def chat(
         from alorakit.bindings.cli.chat_input import LineEditor, piped_line, typed_line
         from alorakit.bindings.cli.chat_loop import ChatLoop
         from alorakit.bindings.cli.chat_session import ChatSession
-        from alorakit.bindings.cli.chat_view import terminal, view
+        from alorakit.bindings.cli.chat_view import JsonView, TextView, terminal
         from alorakit.engine.engine import Engine
 
         with Engine.from_pretrained(model, device=device, dtype=dtype) as engine:
@@ -58,7 +58,8 @@ def chat(
             if load is not None:
                 load_chat(session, load)
             typed = terminal() and not as_json
-            loop = ChatLoop(session, view(as_json), typed_line if typed else piped_line, resumes=typed or as_json)
+            view = JsonView() if as_json else TextView()
+            loop = ChatLoop(session, view, typed_line if typed else piped_line, resumes=typed or as_json)
             if not typed:
                 loop.run()
                 if loop.failures:

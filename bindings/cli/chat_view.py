@@ -41,11 +41,10 @@ class View(Protocol):
 
 
 class TextView:
-    """For people: answers and what was asked for on stdout, counters and errors on stderr."""
+    """For people: answers and what was asked for on stdout, counters and errors on stderr.
 
-    def __init__(self, colour: bool) -> None:
-        """``colour``: whether to use the terminal's."""
-        self._colour = colour
+    Colours are for terminals only, and not where ``NO_COLOR`` is set.
+    """
 
     def piece(self, text: str) -> None:
         """Print it."""
@@ -88,7 +87,7 @@ class TextView:
         typer.echo(self._styled(text, dim=True), err=True)
 
     def _styled(self, text: str, **style: Any) -> str:
-        return typer.style(text, **style) if self._colour else text
+        return text if os.environ.get("NO_COLOR") else typer.style(text, **style)  # echo drops it off a terminal
 
 
 class JsonView:
@@ -152,8 +151,3 @@ def reused(cached: int, total: int, kind: str = "") -> str:
 def terminal() -> bool:
     """Whether somebody sits there: both typing and reading."""
     return sys.stdin.isatty() and sys.stdout.isatty()
-
-
-def view(as_json: bool) -> View:
-    """The view of a chat; colours on a terminal, unless ``NO_COLOR`` is set."""
-    return JsonView() if as_json else TextView(colour=terminal() and not os.environ.get("NO_COLOR"))
