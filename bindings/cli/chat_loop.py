@@ -78,7 +78,9 @@ class ChatLoop:
             try:
                 entry = read_entry(self._read, f"{self._session.adapter or ''}> ")
                 going = entry is not None and self.do(entry)
-            except AlorakitError as exc:
+            except BrokenPipeError:
+                raise
+            except (AlorakitError, OSError) as exc:
                 self.failures += 1
                 self._view.failed(" ".join(str(exc).split()))
             except KeyboardInterrupt:

@@ -1,18 +1,19 @@
-"""The user's command lines, verbatim but for the base model's name, as the programs ``m`` and ``alorakit``."""
+"""The user's command lines, verbatim but for the base model's name; ``test_upload`` runs them as a program too."""
 
 import json
-import os
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from alorakit.bindings.cli.main import alorakit_app, m_app
+from alorakit.training import costs
+from tests.bindings.hub_fixtures import hub as hub  # the fixture
 from tests.bindings.hub_fixtures import sent
 from tests.bindings.hub_folders import FILES, contents
 from tests.engine.folders import make_model
-from tests.hub_server import serve
+from tests.hub_state import Hub
 
 TRAIN = (
     "m alora train data.jsonl --basemodel {base} --outfile ./checkpoints/my_adapter --adapter alora --epochs 6 "
@@ -36,19 +37,19 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) ->
     return folder
 
 
-def run(line: str, place: Path, **env: str) -> subprocess.CompletedProcess[str]:
+def run(line: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Standard output of a command line, called in the folder."""
+    monkeypatch.chdir(place)
     entry, *args = shlex.split(line)
-    code = f"import sys; sys.argv[0] = {entry!r}; from alorakit.bindings.cli.main import {entry}; {entry}()"
-    command = [sys.executable, "-c", code, *args]
-    done = subprocess.run(command, cwd=place, env={**os.environ, **env}, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done
+    result = CliRunner().invoke({"m": m_app, "alorakit": alorakit_app}[entry](), args)
+    assert result.exit_code == 0, result.output
+    return result.stdout
 
 
-def test_train_then_upload(place: Path) -> None:
-    done = run(TRAIN.format(base=BASE), place)
+def test_train_then_upload(hub: Hub, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = run(TRAIN.format(base=BASE), place, monkeypatch)
     adapter = place / "checkpoints" / "my_adapter"
-    assert done.stdout.splitlines()[-1].startswith("checkpoints/my_adapter: best epoch ")
+    assert told.splitlines()[-1].startswith("checkpoints/my_adapter: best epoch ")
     assert set(contents(adapter)) == FILES
     settings = json.loads((adapter / "training.json").read_text(encoding="utf-8"))["config"]
     assert {name: settings[name] for name in ("adapter", "epochs", "learning_rate", "batch_size", "grad_accum")} == {
@@ -56,18 +57,14 @@ def test_train_then_upload(place: Path) -> None:
     }  # fmt: skip
     assert json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["alora_invocation_tokens"]
     (place / "FILE").write_bytes((adapter / "io.yaml").read_bytes())
-    with serve() as hub:
-        env = {
-            "HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_write", "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0",
-            "HF_HOME": str(place / "hf"),
-        }  # fmt: skip
-        assert "made org/name (private), commit " in run(UPLOAD, place, **env).stdout
-        assert sent(hub, "org/name") == contents(adapter)
-        run(INTRINSIC, place, **env)
-        assert set(sent(hub, "org/name")) == FILES | {f"name/base/alora/{name}" for name in FILES}
+    assert "made org/name (private), commit " in run(UPLOAD, place, monkeypatch)
+    assert sent(hub, "org/name") == contents(adapter)
+    run(INTRINSIC, place, monkeypatch)
+    assert set(sent(hub, "org/name")) == FILES | {f"name/base/alora/{name}" for name in FILES}
 
 
-def test_alorakit_has_the_same_commands(place: Path) -> None:
-    for line in ("alorakit train {} --dry-run --json", "alorakit alora train {} --dry-run --json"):
-        done = run(line.format(f"data.jsonl --basemodel {BASE} --outfile ./new"), place)
-        assert json.loads(done.stdout)["steps"] == 6
+@pytest.mark.parametrize("entry", ["alorakit", "alorakit alora"])
+def test_alorakit_has_the_same_commands(place: Path, monkeypatch: pytest.MonkeyPatch, entry: str) -> None:
+    monkeypatch.setattr(costs, "MEASURE_SECONDS", 0.001)
+    line = f"{entry} train data.jsonl --basemodel {BASE} --outfile ./new --dry-run --json"
+    assert json.loads(run(line, place, monkeypatch))["steps"] == 6
