@@ -152,7 +152,10 @@ class ChatSession:
             raise CheckError("nothing was said yet; there is nothing to check")
         if not self.engine.adapters:
             raise CheckError("no adapter is loaded; add one with /add name=DIR")
-        info = choose_adapter(self.engine.adapters, name, requirement=requirement)
+        try:
+            info = choose_adapter(self.engine.adapters, name, requirement=requirement)
+        except CheckError as exc:  # it speaks to programs
+            raise CheckError(f"{exc}; in the chat: /check NAME, or /add name=DIR") from exc
         # Where no requirement is given, nobody asked for a verdict; it is told where the adapter knows it all the same.
         asked = question(self.engine.tokenizer, info, self.chat(), requirement, decide=requirement is not None)
         [answer] = self.engine.batch([asked.request])

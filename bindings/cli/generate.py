@@ -78,6 +78,10 @@ def generate(
             raise ConfigError(
                 "--stream prints one answer as text; leave out --json, -n, and all but one prompt and adapter"
             )
+        if requirement is not None and not adapter:
+            raise ConfigError("--requirement is for adapters that were trained with requirements; give --adapter")
+        if not as_json and (params.logprobs is not None or params.prompt_logprobs is not None):
+            raise ConfigError("--logprobs and --prompt-logprobs are shown by --json only; give that too")
         folders = resolve_adapters(adapter or ())
         # torch comes in from here on, after everything that can be checked without it.
         from alorakit.bindings.cli.generate_run import Job, run

@@ -131,6 +131,8 @@ def test_a_system_message(served_folder: Path, engine: Engine) -> None:
         (["Hi", "--adapter", "no/such/thing/at/all"], "is not a folder"),
         (["Hi", "--adapter", "=x"], "neither of them empty"),
         (["Hi", "--device", "tpu"], "device='tpu'"),
+        (["Hi", "--requirement", "Be short."], "give --adapter"),
+        (["Hi", "--logprobs", "2"], "shown by --json only"),
     ],
 )
 def test_bad_input(served_folder: Path, args: list[str], message: str) -> None:
