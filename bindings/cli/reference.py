@@ -31,6 +31,17 @@ Every command is there as `m alora NAME` and as `alorakit NAME`. Where Mellea is
 - `m --install-completion` and `alorakit --install-completion` let bash, zsh and fish complete commands, options and
   paths; `--show-completion` prints what they would install."""
 
+_NOTES = {
+    "generate": """\
+With `--json` each line has `prompt` and `sample` (their numbers), `text`, `token_ids`, `finish_reason`, `adapter`,
+`activation`, `usage`, `timing`, and the log-probabilities that were asked for.""",
+    "chat": """\
+It reads a pipe as well as a terminal; then the exit code is 2 if something could not be done. With `--json` each line has
+`event`: `piece` (`text`), `answer` (`text`, `token_ids`, `finish_reason`, `adapter`, `usage`, `timing`), `check`
+(`adapter`, `label`, `answer`, `passed`, `probabilities`, `usage`, `timing`), `adapters`, `error` (`message`), or the name
+of another command. Ctrl-C stops the answer under way; over a pipe without `--json` it ends the chat.""",
+}
+
 
 @dataclass(frozen=True)
 class _Parameter:
@@ -102,7 +113,7 @@ def _section(name: str, function: Callable[..., None]) -> str:
     if name == "chat":
         lines = [(code_span(f"/{n} {c.arguments}".strip()), _plain(c.help)) for n, c in CHAT_COMMANDS.items()]
         parts.append(table(("in the chat", ""), lines))
-    return paragraphs(*parts)
+    return paragraphs(*parts, _NOTES.get(name, ""))
 
 
 def _parameters(function: Callable[..., None]) -> Iterator[_Parameter]:
