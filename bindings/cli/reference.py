@@ -36,10 +36,10 @@ _NOTES = {
 With `--json` each line has `prompt` and `sample` (their numbers), `text`, `token_ids`, `finish_reason`, `adapter`,
 `activation`, `usage`, `timing`, and the log-probabilities that were asked for.""",
     "chat": """\
-It reads a pipe as well as a terminal; then the exit code is 2 if something could not be done. With `--json` each line has
-`event`: `piece` (`text`), `answer` (`text`, `token_ids`, `finish_reason`, `adapter`, `usage`, `timing`), `check`
-(`adapter`, `label`, `answer`, `passed`, `probabilities`, `usage`, `timing`), `adapters`, `error` (`message`), or the name
-of another command. Ctrl-C stops the answer under way; over a pipe without `--json` it ends the chat.""",
+It reads a pipe as well as a terminal; then the exit code is 2 if something could not be done. With `--json` each line
+has `event`: `piece` (`text`), `answer` (`text`, `token_ids`, `finish_reason`, `adapter`, `usage`, `timing`), `check`
+(`adapter`, `label`, `answer`, `passed`, `probabilities`, `usage`, `timing`), `adapters`, `error` (`message`), or the
+name of another command. Ctrl-C stops the answer under way; over a pipe without `--json` it ends the chat.""",
 }
 
 
