@@ -1,4 +1,4 @@
-"""``m alora bench``: the quick benchmark on a tiny model, and the list and the running of a checkout's."""
+"""``m alora bench``: the quick benchmark on a tiny model, and how a checkout's benchmarks are run."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from alorakit.bindings.cli import bench_suite
+from alorakit.bindings.cli import bench, bench_suite
 from alorakit.bindings.cli.main import m_app
 from tests.engine.folders import make_adapter
 
@@ -21,8 +21,8 @@ def run(*args: object, code: int = 0) -> Any:
 
 
 def quick(folder: Path, *args: object, code: int = 0) -> Any:
-    return run("--model", folder / "model", "--context", 100, "--rounds", 2, "--dtype", "float32", "--device", "cpu",
-               *args, code=code)  # fmt: skip
+    return run(*args, "quick", "--model", folder / "model", "--context", 100, "--rounds", 2, "--dtype", "float32",
+               "--device", "cpu", code=code)  # fmt: skip
 
 
 @pytest.mark.parametrize("given", [True, False])
@@ -55,49 +55,88 @@ def test_the_quick_one_for_people(served_folder: Path) -> None:
 
 def test_what_cannot_be_measured(served_folder: Path, tmp_path: Path) -> None:
     lora = make_adapter(tmp_path / "lora", served_folder / "model", ["q_proj"], 4, None, 8)
+    base = ["--model", served_folder / "model", "--device", "cpu"]
     for args, message in (
-        (["--adapter", lora], "is a plain LoRA"),
-        (["--context", 5000], "context window"),
-        (["--rounds", 0], "rounds=0 must be at least 1"),
-        (["nope"], "no benchmark 'nope'; here are quick, check"),
+        (["--adapter", lora], "is a plain LoRA"),  # an adapter's benchmark is the quick one
+        (["quick", "--context", 5000], "context window"),
+        (["quick", "--rounds", 0], "rounds=0 must be at least 1"),
+        (["quick", "--full"], "quick has one size"),
     ):
-        assert message in quick(served_folder, *args, code=2).stderr.splitlines()[-1]
+        assert message in run(*base, *args, code=2).stderr.splitlines()[-1]
 
 
 def test_the_checkouts_are_listed() -> None:
-    names = {path.stem.removeprefix("bench_") for path in (ROOT / "benchmarks").glob("bench_*.py")}
-    listed = json.loads(run("--list", "--json").stdout)
-    assert set(listed) == {"quick"} | names
-    assert all(listed.values())
-    assert run("--list").stdout.count("\n") == len(listed)
+    found = json.loads(run("--list", "--json").stdout)
+    scripts = {path.stem for path in (ROOT / "benchmarks").glob("bench_*.py")}
+    assert {name for name in found if name.startswith("bench_")} == scripts
+    assert {"quick", "checks", "training", "throughput"} <= set(found) and all(found.values())
+    assert found["checks"] == "part of the suite" and found["throughput"] == "part of the suite with --full"
+    assert "no benchmark 'nope'; here are quick, checks" in run("nope", code=2).stderr
 
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout with two small benchmarks."""
-    folder = tmp_path / "benchmarks"
-    folder.mkdir()
-    for name in ("__init__.py", "harness.py"):
-        (folder / name).touch()
-    (folder / "bench_good.py").write_text(
-        '"""Good."""\nimport json, sys\nprint("a table")\nprint(json.dumps({"full": "--full" in sys.argv[1:]}))\n'
-    )
-    (folder / "bench_bad.py").write_text('"""Bad."""\nprint("so far")\nraise SystemExit(3)\n')
-    monkeypatch.setattr(bench_suite, "folder", lambda: folder)
-    return folder
+    """A checkout with a suite and two scripts that tell what they are called with."""
+    tell = "import json, sys\nprint('a table')\nprint(json.dumps(sys.argv[1:]).join(['{\"args\": ', '}']))\n"
+    for name, text in {
+        "__init__": "",
+        "suite/__init__": "",
+        "suite/setup": "FULL, QUICK = 1, 0",
+        "suite/run": f"def parts(size):\n    return ['one', 'two', 'big'][:2 + size]\nif __name__ == '__main__':\n"
+        f"    exec({tell!r})\n",
+        "bench_good": f'"""Good."""\n{tell}# knows "--full"',
+        "bench_bad": '"""Bad."""\nprint("so far")\nraise SystemExit(3)\n',
+    }.items():
+        path = tmp_path / "benchmarks" / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    for module in (bench_suite, bench):
+        monkeypatch.setattr(module, "root", lambda: tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-def test_benchmarks_run_in_processes_of_their_own(checkout: Path) -> None:
-    result = run("good", "--full", "--json")
-    assert json.loads(result.stdout) == {"good": [{"full": True}]}
+def test_a_checkout_runs_its_suite(checkout: Path) -> None:
+    given = ["--model", "m", "--device", "cpu", "--dtype", "auto"]
+    kept = ["--out", str(checkout / "bench-results")]
+
+    def called(*args: str) -> list[str]:
+        [line] = json.loads(run("--model", "m", "--device", "cpu", *args, "--json").stdout)["suite"]
+        return line["args"]  # type: ignore[no-any-return]
+
+    assert called() == [*given, "--quick", *kept]
+    assert called("--full") == given
+    assert called("one", "two", "--out", "x") == [*given, "--quick", "--only", "one,two", "--out", str(checkout / "x")]
+    assert json.loads(run("--list", "--json").stdout).keys() == {
+        "quick",
+        "one",
+        "two",
+        "big",
+        "bench_bad",
+        "bench_good",
+    }
+
+
+def test_scripts_run_in_processes_of_their_own(checkout: Path) -> None:
+    result = run("bench_good", "--full", "--json")
+    assert json.loads(result.stdout) == {"bench_good": [{"args": ["--full"]}]}
     assert "a table" in result.stderr
-    assert run("good").stdout == 'a table\n{"full": false}\n'
-    failed = run("--full", code=1)
-    assert failed.stderr.splitlines()[-1] == "error: bad failed; what they printed says why"
+    assert run("bench_good").stdout == 'a table\n{"args": []}\n'
+    failed = run("bench_bad", "bench_good", code=1)
+    assert failed.stderr.splitlines()[-1] == "error: bench_bad failed; what was printed says why"
     assert "so far" in failed.stdout and "a table" in failed.stdout
 
 
-def test_without_a_checkout_there_is_the_quick_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_suite, "folder", lambda: None)
+def test_a_checkout_that_cannot_be_imported(checkout: Path) -> None:
+    (checkout / "benchmarks" / "suite" / "setup.py").write_text("import no_such_peer")
+    assert "cannot be imported (ModuleNotFoundError: No module named 'no_such_peer')" in run("one", code=2).stderr
+
+
+def test_without_a_checkout_there_is_the_quick_one(served_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (bench_suite, bench):
+        monkeypatch.setattr(module, "root", lambda: None)
     assert run("--list").stdout.startswith("quick ") and run("--list").stdout.count("\n") == 1
-    assert "this is none" in run("--full", code=2).stderr
+    assert "--full is for the benchmarks of a checkout" in run("--full", code=2).stderr
+    assert "no benchmark 'checks'; here are quick" in run("checks", code=2).stderr
+    result = run("--model", served_folder / "model", "--context", 20, "--rounds", 1, "--device", "cpu", "--json")
+    assert list(json.loads(result.stdout)) == ["quick"]

@@ -27,7 +27,7 @@ NEEDS: dict[str, Callable[[str], list[str]]] = {
     "upload": lambda path: [path, "--name", "org/name"],
     "add-readme": lambda path: [path],
     "import-gguf": lambda path: [path, "out"],
-    "bench": lambda path: ["--model", path],
+    "bench": lambda path: ["quick", "--model", path],
     "demo": lambda path: ["--out", f"{path}/file/below"],
 }
 
