@@ -11,6 +11,7 @@ from typing import Any
 
 import typer
 
+from alorakit.bindings.paths import existing
 from alorakit.engine.errors import ConfigError
 
 SCRIPT = "bench_"
@@ -84,7 +85,9 @@ def run_benchmarks(names: Sequence[str], how: SuiteRun) -> tuple[dict[str, Any],
     parts = [name for name in names if name not in scripts]
     commands: dict[str, list[str]] = {}
     if parts or not names:
-        commands[SUITE] = ["benchmarks.suite.run", "--model", how.model, "--device", how.device, "--dtype", how.dtype]
+        folder = existing(how.model)
+        model = how.model if folder is None else str(folder.resolve())
+        commands[SUITE] = ["benchmarks.suite.run", "--model", model, "--device", how.device, "--dtype", how.dtype]
         commands[SUITE] += [] if how.full else ["--quick"]
         commands[SUITE] += ["--only", ",".join(parts)] if parts else []
         commands[SUITE] += ["--out", str(how.out.resolve())] if how.out is not None else []

@@ -107,14 +107,11 @@ def test_a_checkout_runs_its_suite(checkout: Path) -> None:
     assert called() == [*given, "--quick", *kept]
     assert called("--full") == given
     assert called("one", "two", "--out", "x") == [*given, "--quick", "--only", "one,two", "--out", str(checkout / "x")]
-    assert json.loads(run("--list", "--json").stdout).keys() == {
-        "quick",
-        "one",
-        "two",
-        "big",
-        "bench_bad",
-        "bench_good",
-    }
+    names = json.loads(run("--list", "--json").stdout).keys()
+    assert names == {"quick", "one", "two", "big", "bench_bad", "bench_good"}
+    (checkout / "folder").mkdir()  # the suite runs in another folder than the command
+    [line] = json.loads(run("--model", "folder", "--json").stdout)["suite"]
+    assert line["args"][1] == str(checkout / "folder")
 
 
 def test_scripts_run_in_processes_of_their_own(checkout: Path) -> None:
