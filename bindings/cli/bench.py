@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from alorakit.bindings.cli.adapters import ADAPTER_HELP, split_name
-from alorakit.bindings.cli.bench_suite import SuiteRun, listed, root, run_benchmarks
+from alorakit.bindings.cli.bench_suite import FULL_ONLY, SuiteRun, listed, root, run_benchmarks
 from alorakit.bindings.cli.errors import EXIT_UNEXPECTED, Debug, reported
 from alorakit.engine.config import EngineConfig
 from alorakit.engine.errors import ConfigError
@@ -95,4 +95,6 @@ def _chosen(names: list[str], full: bool, adapter: str | None) -> tuple[bool, li
         known = listed()
         if unknown := [name for name in others if name not in known]:
             raise ConfigError(f"no benchmark {', '.join(map(repr, unknown))}; here are {', '.join([QUICK, *known])}")
+        if not full and (large := [name for name in others if known[name] == FULL_ONLY]):
+            raise ConfigError(f"{', '.join(large)}: {FULL_ONLY}; give that too")
     return QUICK in names or not names, others or None

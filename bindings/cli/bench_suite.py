@@ -16,6 +16,7 @@ from alorakit.engine.errors import ConfigError
 
 SCRIPT = "bench_"
 SUITE = "suite"
+FULL_ONLY = "part of the suite with --full"
 # Asked of a process of its own: this layer imports no benchmarks, and they import torch.
 _ASK = (
     "import json; from benchmarks.suite.run import parts; from benchmarks.suite.setup import FULL, QUICK; "
@@ -65,7 +66,7 @@ def listed() -> dict[str, str]:
         why = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise ConfigError(f"the benchmarks in {here} cannot be imported ({why}); install the extra 'test'")
     full, quick = json.loads(done.stdout.splitlines()[-1])
-    parts = {name: "part of the suite" if name in quick else "part of the suite with --full" for name in full}
+    parts = {name: "part of the suite" if name in quick else FULL_ONLY for name in full}
     return parts | {path.stem: _about(path) for path in scripts}
 
 

@@ -107,6 +107,7 @@ def test_a_checkout_runs_its_suite(checkout: Path) -> None:
     assert called() == [*given, "--quick", *kept]
     assert called("--full") == given
     assert called("one", "two", "--out", "x") == [*given, "--quick", "--only", "one,two", "--out", str(checkout / "x")]
+    assert "big: part of the suite with --full; give that too" in run("one", "big", code=2).stderr
     names = json.loads(run("--list", "--json").stdout).keys()
     assert names == {"quick", "one", "two", "big", "bench_bad", "bench_good"}
     (checkout / "folder").mkdir()  # the suite runs in another folder than the command
