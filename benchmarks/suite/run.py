@@ -1,4 +1,4 @@
-"""Runs the suite: ``python -m benchmarks.suite.run [--quick]``, or ``m alora bench [--quick]`` in a checkout.
+"""Runs the suite: ``python -m benchmarks.suite.run [--quick]``, or ``m alora bench [--full]`` in a checkout.
 
 Every part writes its records to the results file as it ends; a part that fails leaves its error there, and the others
 go on. Afterwards ``docs/benchmarks.md`` and its pictures are written from the file, unless it was a quick run.
