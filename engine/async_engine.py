@@ -99,7 +99,7 @@ class AsyncEngine:
         """
         stream, *more = self.streams(prompt, sampling, adapter, priority)
         if more:
-            raise RequestError(f"n={len(more) + 1} cannot be one stream; use n=1, streams, or generate")
+            raise RequestError(f"n={len(more) + 1} cannot be streamed as one; use n=1, streams, or generate")
         return stream
 
     def streams(

@@ -16,8 +16,10 @@ from starlette.types import Receive, Scope, Send
 from alorakit.bindings.server.access import Access
 from alorakit.bindings.server.connection import ClientGone, while_connected
 from alorakit.bindings.server.errors import HttpError, as_http_error, json_response
+from alorakit.bindings.server.sampling import blamed
 from alorakit.bindings.server.schemas import Sampling
 from alorakit.bindings.server.state import ServerState
+from alorakit.engine.errors import RequestError
 from alorakit.engine.request import RequestOutput, StreamChunk
 from alorakit.engine.request import Usage as EngineUsage
 
@@ -49,8 +51,10 @@ class Answering(ABC):
         """For a request to the server.
 
         Raises:
-            HttpError: 404: there is no such model.
+            HttpError: 404: there is no such model; 400: options of a stream without a stream.
         """
+        if body.stream_options is not None and not body.stream:
+            raise HttpError(400, "stream_options needs stream; set stream to true", param="stream_options")
         access.model, access.stream = body.model, bool(body.stream)
         self.state, self.body, self.access = state, body, access
         self.engine: AsyncEngine = state.serving()
@@ -110,7 +114,7 @@ class Answering(ABC):
         """The chunks of all streams, each with its stream's index; leaving early gives the streams up.
 
         Raises:
-            HttpError: 503: the engine was closed meanwhile.
+            HttpError: 400: a parameter is not usable; 503: the engine was closed meanwhile.
         """
         try:
             self._streams = await asyncio.to_thread(self.streams)
@@ -122,6 +126,8 @@ class Answering(ABC):
                     if chunk.output is not None:
                         self.ended(chunk.output)
                     yield index, chunk
+        except RequestError as error:
+            raise HttpError(400, str(error), blamed(self.body, str(error))) from error
         finally:
             for stream in self._streams:
                 await stream.aclose()

@@ -28,6 +28,7 @@ TYPES = {
     429: "rate_limit_error",
 }
 CODES = {
+    400: "invalid_request_error",
     401: "invalid_api_key",
     403: "permission_denied",
     404: "not_found",
@@ -36,6 +37,7 @@ CODES = {
     413: "body_too_large",
     415: "unsupported_media_type",
     429: "engine_busy",
+    431: "head_too_large",
     500: "internal_error",
     502: "hub_error",
     503: "unavailable",

@@ -97,7 +97,7 @@ class Guard:
         if not config.api_keys:
             return
         keys = [*config.api_keys, *([config.admin_key] if config.admin_key and path.startswith("/v1/adapters") else [])]
-        given = bearer(headers).encode()
+        given = bearer(headers).encode("latin-1")  # the bytes as they came
         # Every key is compared, so that the time does not tell which one came close.
         if not sum(hmac.compare_digest(given, key.encode()) for key in keys):
             reason = "is not valid" if given else "is missing; send 'Authorization: Bearer KEY'"

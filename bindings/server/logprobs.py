@@ -67,4 +67,4 @@ def _told(tokenizer: "Tokenizer", token: int, logprob: float) -> dict[str, Any]:
 
 
 def _text(tokenizer: "Tokenizer", token: int) -> str:
-    return tokenizer.decode([token], skip_special_tokens=False)
+    return tokenizer.text_of(token) or tokenizer.decode([token], skip_special_tokens=False)

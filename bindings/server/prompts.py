@@ -65,9 +65,9 @@ def template_variables(tokenizer: "Tokenizer", body: ChatRequest, model: str) ->
     for name in variables.keys() - tokenizer.template_variables:
         raise HttpError(
             400,
-            f"chat_template_kwargs: {name!r:.80} is not read by the chat template of {model!r}, which reads "
+            f"chat_template_kwargs.{name:.80} is not read by the chat template of {model!r}, which reads "
             f"{sorted(tokenizer.template_variables)}; leave it out",
-            param=f"chat_template_kwargs.{name[:80]}",
+            param=f"chat_template_kwargs.{name:.80}",
         )
     if body.tools and body.tool_choice != "none":
         if not re.search(r"\btools\b", tokenizer.chat_template or ""):
@@ -98,8 +98,8 @@ def chat_ids(
         variables: Further variables for the template.
 
     Raises:
-        HttpError: 400: see :func:`plain_messages`; or special-token text where the adapter's layout cannot spell it.
         TokenizerError, RequestError: See :meth:`Tokenizer.render`.
+        CheckError: See :func:`check_ids`.
     """
     invocation = None if info is None else info.invocation_tokens
     ids = tokenizer.render(messages, opened, untrusted, **variables)
@@ -110,13 +110,5 @@ def chat_ids(
         return ids
     if info.manifest is None or info.manifest.layout == "chat":
         return closed + list(invocation)
-    for index, message in enumerate(messages if untrusted else ()):
-        if tokenizer.encode(message["content"], untrusted=True) != tokenizer.encode(message["content"]):
-            raise HttpError(
-                400,
-                f"messages.{index}.content holds the text of a special token, which the layout of adapter "
-                f"{info.name!r} would read as one; leave it out",
-                param=f"messages.{index}.content",
-            )
     text = info.manifest.invocation or tokenizer.decode(invocation, skip_special_tokens=False)
-    return check_ids(tokenizer, info.manifest.layout, messages, None, invocation, text)
+    return check_ids(tokenizer, info.manifest.layout, messages, None, invocation, text, untrusted)

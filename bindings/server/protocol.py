@@ -45,6 +45,7 @@ def limited_protocol(
         def data_received(self, data: bytes) -> None:
             if self.transport.is_closing():
                 return
+            was_body = self._reads_body()  # its last bytes end it, and are no head
             super().data_received(data)
             # The head is whole once uvicorn has made a cycle of it, which lasts until its response is complete.
             if self.transport.is_closing() or (self.cycle is not None and not self.cycle.response_complete):
@@ -52,7 +53,7 @@ def limited_protocol(
                 self._stop_timer()
                 return
             self._start_timer()  # a body that goes on after its response has the same time as a head
-            self._head_bytes = 0 if self._reads_body() else self._head_bytes + len(data)
+            self._head_bytes = 0 if was_body or self._reads_body() else self._head_bytes + len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(431, f"the request's head is longer than {MAX_HEAD_BYTES} bytes; send fewer headers")
 

@@ -1,13 +1,13 @@
 """A request's fields as the engine's sampling parameters."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from alorakit.bindings.server.config import ServerConfig
 from alorakit.bindings.server.errors import HttpError
 from alorakit.bindings.server.schemas import Sampling
-from alorakit.engine.errors import RequestError
 from alorakit.engine.request import SamplingParams
 
 if TYPE_CHECKING:
@@ -39,17 +39,12 @@ def sampling_params(body: Sampling, max_tokens: int, structured: Structured | No
         more: Further fields.
 
     Raises:
-        HttpError: 400: a value is out of range, or two contradict each other.
+        RequestError: A value is out of range, or two contradict each other; see :func:`blamed`.
     """
     fields = {name: value for name in _SAME_NAME if (value := getattr(body, name)) is not None}
     fields["temperature"] = 1.0 if body.temperature is None else body.temperature
     fields["top_k"] = max(0, body.top_k or 0)
-    try:
-        return SamplingParams(max_tokens=max_tokens, structured=structured, **fields, **more)
-    except RequestError as error:
-        message = str(error)
-        param = message.split("=", 1)[0]
-        raise HttpError(400, message, param=param if param in type(body).model_fields else None) from error
+    return SamplingParams(max_tokens=max_tokens, structured=structured, **fields, **more)
 
 
 def token_limit(config: ServerConfig, engine: "AsyncEngine", asked: int | None, name: str, default: int | None) -> int:
@@ -104,3 +99,13 @@ def _schema(value: dict[str, Any] | str | None) -> dict[str, Any] | None:
     if not isinstance(schema, dict):
         raise HttpError(400, f"guided_json={value[:80]!r} is no JSON object; give a JSON schema", param="guided_json")
     return schema
+
+
+def blamed(body: Sampling, message: str) -> str | None:
+    """The field that an error of the engine is about: its message begins with a parameter's name."""
+    found = re.match(r"\w+", message)
+    name = found.group() if found else ""
+    if name == "structured":
+        given = ("response_format", "guided_json", "guided_regex", "guided_choice")
+        return next((each for each in given if getattr(body, each, None) is not None), None)
+    return name if name in type(body).model_fields else None

@@ -1,3 +1,3 @@
 from tests.bindings.server import running
 
-client, live = running.client, running.live
+client, live, server, openai_client = running.client, running.live, running.server, running.openai_client
