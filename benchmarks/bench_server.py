@@ -1,6 +1,6 @@
 """The HTTP server under load: right answers, no 5xx, flat memory, even waiting times, and what HTTP costs.
 
-First the same requests go to an AsyncEngine in this process and, over loopback, to a server in its own, in turns: tokens
+First the same requests go to an AsyncEngine in this process and, over loopback, to a server in its own: tokens
 per second, and the answers that are right. Then clients stream those requests over HTTP for ``--seconds``; every tenth
 one vanishes amid its stream, and adapters are loaded and unloaded meanwhile. All is greedy in float32, where an answer
 does not depend on what else is in the batch. Both sides share this machine's cores with the clients. Run:
