@@ -25,6 +25,7 @@ from benchmarks.workloads import INVOCATION, MODEL, add_random_aloras, random_id
 DIRECT, HTTP = "AsyncEngine", "over HTTP"
 LOADED = 4  # adapters that come and go
 SHARE_GONE = 0.1
+SHARE_ARRIVING = 0.1  # of the time, in which clients come one after another
 LIMIT_WAIT, LIMIT_SHARE, LIMIT_GROWTH = 3.0, 90.0, 5.0
 
 
@@ -119,7 +120,11 @@ async def stress(server: Server, args: argparse.Namespace, folder: Path, known: 
     """Clients that stream known requests, some of which leave, while adapters come and go."""
     load, rng, until = Load(), random.Random(0), time.perf_counter() + args.seconds
 
-    async def client(turn: int) -> None:
+    async def client(index: int) -> None:
+        await asyncio.sleep(args.seconds * SHARE_ARRIVING * index / args.streams)
+        await repeat(until, ask_once)
+
+    async def ask_once(turn: int) -> None:
         work, text = rng.choice(known)
         left = rng.random() < SHARE_GONE
         found = await stream(server.port, work.body(), rng.randint(1, work.new - 1) if left else None)
@@ -132,7 +137,7 @@ async def stress(server: Server, args: argparse.Namespace, folder: Path, known: 
         await asyncio.sleep(args.pause)
         load.adapters[await ask(server.port, "DELETE", f"/v1/adapters/{name}")] += 1
 
-    await asyncio.gather(*(repeat(until, client) for _ in range(args.streams)), repeat(until, manage))
+    await asyncio.gather(*map(client, range(args.streams)), repeat(until, manage))
     return load
 
 
@@ -168,8 +173,8 @@ async def measure(args: argparse.Namespace, engine: Engine, adapters: list[str],
             memory = before, server.resident()
     load.counts.update(first.counts)
     clean, dropped = drop_accidents(timings)
-    tokens = args.streams * args.new
-    title = f"{args.streams} streams: {args.prompt} tokens in, {args.new} out each; then {args.seconds:g} s of them"
+    tokens = sum(each.new for each in requests(args, adapters, 0))
+    title = f"{args.streams} streams: {args.prompt} tokens in, {args.new} out at most; then {args.seconds:g} s of them"
     report(
         title,
         clean,
