@@ -54,7 +54,7 @@ async def _scored(wanted: ScoreRequest, state: ServerState) -> "ScoreResult":
 def _prompt(wanted: ScoreRequest, info: "AdapterInfo | None", state: ServerState) -> list[int]:
     tokenizer, untrusted = state.serving().tokenizer, not state.config.trust_special_tokens
     if isinstance(wanted.prompt, str):
-        return tokenizer.encode(wanted.prompt, untrusted=untrusted)
+        return tokenizer.encode(wanted.prompt)  # the client's own from end to end, as a completion's
     if wanted.prompt is not None:
         return wanted.prompt
     messages = state.history.restore(plain_messages(wanted.messages or []))
