@@ -49,13 +49,13 @@ class Marks:
         self._pattern = re.compile(f"{wrapped}|{self._sentinel}([0-9]{{{_INDEX_DIGITS}}})|{self._open}|{self._close}")
 
     def protect(self, value: Any) -> Any:
-        """A copy of ``value`` with the control tokens in its strings marked; lists and mappings are walked."""
+        """A copy of ``value`` with the control tokens in its strings marked; lists and mappings, keys too, are walked."""
         if self._control is None:
             return value
         if isinstance(value, str):
             return self._control.sub(lambda match: self._open + match.group() + self._close, value)
         if isinstance(value, Mapping):
-            return {key: self.protect(item) for key, item in value.items()}
+            return {self.protect(key): self.protect(item) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
             return [self.protect(item) for item in value]
         return value

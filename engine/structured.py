@@ -22,7 +22,9 @@ if TYPE_CHECKING:  # loaded where a grammar is compiled: an engine without struc
 
 log = logging.getLogger("alorakit")
 
-MAX_GRAMMARS = 64
+MAX_GRAMMARS = 16
+# A grammar keeps up to 2 kB for each state that its lexer has met; five times as many are llguidance's default.
+MAX_LEXER_STATES = 50_000
 # JSON may have one space where it may have any: small models fill a line with them if they are let (as in outlines).
 JSON_OPTIONS: Any = {"whitespace_pattern": " ?"}
 
@@ -138,7 +140,7 @@ class Grammars:
         """``vocab_size``: the model's, which may be padded; ``eos_token_ids`` end the text where it is complete."""
         self._tokenizer, self._vocab_size, self._eos = tokenizer, vocab_size, eos_token_ids
         self._compiled: OrderedDict[tuple[str, str], Grammar] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock, self._vocabulary_lock = threading.Lock(), threading.Lock()
 
     def matcher(self, params: SamplingParams) -> Matcher | None:
         """A matcher for a new sequence, or None if it may say anything.
@@ -150,26 +152,38 @@ class Grammars:
             return None
         source = grammar_source(params.structured)
         with self._lock:
+            # One that ran into a limit is as large as grammars get.
+            for failed in [key for key, grammar in self._compiled.items() if grammar.failed]:
+                del self._compiled[failed]
             grammar = self._compiled.get(source)
-            if grammar is None or grammar.failed:
-                grammar = self._compiled[source] = self._compile(*source)
-                if len(self._compiled) > MAX_GRAMMARS:
-                    self._compiled.popitem(last=False)
-            self._compiled.move_to_end(source)
+            if grammar is not None:
+                self._compiled.move_to_end(source)
+                return Matcher(grammar)
+        # Compiling may take seconds, for which nobody else waits; two that compile the same do so twice.
+        grammar = self._compile(*source)
+        with self._lock:
+            self._compiled[source] = grammar
+            if len(self._compiled) > MAX_GRAMMARS:
+                self._compiled.popitem(last=False)
             return Matcher(grammar)
 
     def _compile(self, kind: str, text: str) -> Grammar:
-        from llguidance import LLMatcher
+        from llguidance import LLMatcher, LLParserLimits
 
-        vocabulary = self._vocabulary
+        with self._vocabulary_lock:
+            vocabulary = self._vocabulary
         said = "\n".join(json.loads(text)) if kind == "choice" else text.replace("\\", "")
         if found := next((name for name in vocabulary.added if name in said), None):
             raise RequestError(
                 f"structured: {shown(text)} contains {found!r}, which the tokenizer takes for one of its own tokens, "
                 "not for text; leave it out"
             )
-        start = LLMatcher(vocabulary.tokenizer, _as_llguidance(kind, text), log_level=0)
         what = f"structured: the {'JSON schema' if kind == 'json' else kind} {shown(text)}"
+        limits = LLParserLimits(max_lexer_states=MAX_LEXER_STATES)
+        try:
+            start = LLMatcher(vocabulary.tokenizer, _as_llguidance(kind, text), log_level=0, limits=limits)
+        except ValueError as exc:  # a number that it cannot hold
+            raise RequestError(f"{what} cannot be used: {exc}; change it") from exc
         if start.is_error():
             raise RequestError(f"{what} cannot be used: {_reason(start)}; change it")
         for warning in start.get_grammar_warnings():

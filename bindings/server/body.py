@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+from collections import Counter
 from typing import Any, NoReturn
 
 from starlette.datastructures import Headers
@@ -12,6 +13,9 @@ from alorakit.bindings.server.connection import ClientGone
 from alorakit.bindings.server.errors import HttpError
 
 MAX_DEPTH = 64
+MAX_KEYS = 4096
+# Brackets and braces, those inside texts too: a list or an object costs far more to read than its two bytes.
+MAX_BRACKETS = 1 << 18
 
 
 async def read_body(receive: Receive, headers: Headers, max_bytes: int, timeout_s: float) -> bytes:
@@ -23,7 +27,7 @@ async def read_body(receive: Receive, headers: Headers, max_bytes: int, timeout_
         ClientGone: The client went away meanwhile.
     """
     announced = headers.get("content-length", "0")
-    if len(announced) > 18 or (announced.isdigit() and int(announced) > max_bytes):
+    if len(announced) > 18 or (announced.isdecimal() and int(announced) > max_bytes):
         raise _too_long(f"{announced:.20}", max_bytes)
     body = bytearray()
     try:
@@ -55,9 +59,11 @@ def check_json(body: bytes, headers: Headers) -> None:
     """See that a body is JSON that means one thing to everybody.
 
     Raises:
-        HttpError: 415: it is not announced as JSON; 400: it is no UTF-8 or no JSON, holds NaN or numbers out of range,
-            the same key twice, half a character, or is nested too deeply.
+        HttpError: 415: it is not announced as plain JSON; 400: it is no UTF-8 or no JSON, holds NaN or numbers out of range,
+            the same key twice, half a character, too many keys or brackets, or is nested too deeply.
     """
+    if (coding := headers.get("content-encoding", "identity").strip().lower()) != "identity":
+        raise HttpError(415, f"content-encoding {coding!r:.100} is not read; send the body as it is")
     kind, *options = (part.strip().lower() for part in headers.get("content-type", "").split(";"))
     if kind != "application/json" or any(o.startswith("charset=") and o[8:].strip('"') != "utf-8" for o in options):
         found = headers.get("content-type", "none")
@@ -66,6 +72,9 @@ def check_json(body: bytes, headers: Headers) -> None:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
         raise HttpError(400, f"the body is not valid UTF-8 at byte {error.start}; encode it as UTF-8") from None
+    num_brackets = text.count("[") + text.count("{")
+    if num_brackets > MAX_BRACKETS:
+        raise HttpError(400, f"the body has {num_brackets} brackets and braces, the limit is {MAX_BRACKETS}; send less")
     try:
         parsed = json.loads(text, parse_constant=_constant, parse_float=_float, object_pairs_hook=_object)
         if "\\ud" in text.lower():
@@ -79,7 +88,7 @@ def check_json(body: bytes, headers: Headers) -> None:
         raise _too_deep() from None
     except ValueError as error:  # a constant, a number, a key: see below
         raise HttpError(400, f"the body is not valid JSON: {error}") from None
-    if text.count("[") + text.count("{") > MAX_DEPTH:
+    if num_brackets > MAX_DEPTH:
         _check_depth(parsed)
 
 
@@ -110,8 +119,10 @@ def _float(text: str) -> float:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r:.100} comes twice in one object")
+        key = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"key {key!r:.100} comes twice in one object")
+    if len(found) > MAX_KEYS:
+        raise ValueError(f"an object has {len(found)} keys, the limit is {MAX_KEYS}")
     return found
 
 

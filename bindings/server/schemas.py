@@ -13,7 +13,10 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
 
 
+StopIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=64, fail_fast=True)]
 Stop = Annotated[str, Field(min_length=1, max_length=1024)]
+# Lists of many items stop at the first that is wrong: each error takes a kilobyte.
+Choices = Annotated[list[str], Field(min_length=1, max_length=4096, fail_fast=True)]
 Stops = Annotated[list[Stop], Field(max_length=64, fail_fast=True)]
 
 
@@ -46,10 +49,10 @@ class Sampling(Body):
     min_tokens: int | None = Field(None, ge=0)
     repetition_penalty: float | None = Field(None, ge=0.01, le=100)
     ignore_eos: bool | None = None
-    stop_token_ids: list[Annotated[int, Field(ge=0)]] | None = Field(None, max_length=64)
+    stop_token_ids: StopIds | None = None
     guided_json: dict[str, Any] | str | None = Field(None, description="A JSON schema that the text obeys.")
     guided_regex: str | None = Field(None, min_length=1, description="A regular expression that all of it matches.")
-    guided_choice: list[str] | None = Field(None, min_length=1, description="One of these texts.")
+    guided_choice: Choices | None = Field(None, description="One of these texts.")
 
 
 class PromptDetails(Body):

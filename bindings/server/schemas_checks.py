@@ -13,6 +13,7 @@ MAX_CHECKS = 64
 MAX_CANDIDATES = 256
 MAX_TEXT_CHARS = 1 << 16
 MAX_NAME_CHARS = 200
+Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
 
 
@@ -39,8 +40,8 @@ class ChecksRequest(Body):
         tokens: Whether each answer comes with the tokens of its prompt.
     """
 
-    messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
-    checks: list[Check] = Field(min_length=1, max_length=MAX_CHECKS)
+    messages: Messages
+    checks: list[Check] = Field(min_length=1, max_length=MAX_CHECKS, fail_fast=True)
     tokens: bool = False
 
 
@@ -58,8 +59,8 @@ class ScoreRequest(Body):
 
     model: str = Field(min_length=1)
     prompt: str | Ids | None = None
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
-    candidates: list[Text] = Field(min_length=1, max_length=MAX_CANDIDATES)
+    messages: Messages | None = None
+    candidates: list[Text] = Field(min_length=1, max_length=MAX_CANDIDATES, fail_fast=True)
     end: bool = True
 
 

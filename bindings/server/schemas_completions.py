@@ -6,7 +6,7 @@ from pydantic import Discriminator, Field, Tag
 
 from alorakit.bindings.server.schemas import MAX_SAMPLES, Body, FinishReason, Sampling, Usage
 
-Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, fail_fast=True)]
+Ids = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1, fail_fast=True)]
 Texts = Annotated[list[str], Field(min_length=1, max_length=MAX_SAMPLES, fail_fast=True)]
 ManyIds = Annotated[list[Ids], Field(min_length=1, max_length=MAX_SAMPLES, fail_fast=True)]
 
