@@ -60,6 +60,14 @@ def serve(
             rich_help_panel=_SERVER,
         ),
     ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Host that the server answers for beside loopback, such as a proxy's; repeatable. Default: any, but "
+            "none on loopback without keys.",
+            rich_help_panel=_SERVER,
+        ),
+    ] = None,
     cors_origin: Annotated[
         list[str] | None,
         typer.Option(
@@ -152,7 +160,7 @@ def serve(
 def _settings(params: dict[str, Any]) -> dict[str, Any]:
     """The server's settings out of the options; a list that was not given is left to its default or environment."""
     lists = {"api_key": "api_keys", "adapter_folder": "adapter_folders", "adapter_repo": "adapter_repos"}
-    lists |= {"cors_origin": "cors_origins"}
+    lists |= {"cors_origin": "cors_origins", "allowed_host": "allowed_hosts"}
     found = {lists.get(name, name): value for name, value in params.items() if name not in lists or value}
     known = {field.name for field in fields(ServerConfig)}
     chosen = {name: value for name, value in found.items() if name in known}

@@ -2,6 +2,8 @@
 
 import asyncio
 import hmac
+import os
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -109,11 +111,15 @@ async def load_adapter(wanted: LoadAdapter, state: Annotated[ServerState, Depend
     """Load an adapter, whole or not at all; what runs goes on meanwhile."""
     engine = state.serving()
     _check(wanted, state.model_id)
+    folder: Path | None = None
     try:
-        folder = await asyncio.to_thread(_find, wanted, state)
-        return _described(await engine.add_adapter(wanted.name, folder, wanted.replace, wanted.layout))
+        async with AsyncExitStack() as held:
+            folder = await asyncio.to_thread(_find, wanted, state, held)
+            return _described(await engine.add_adapter(wanted.name, folder, wanted.replace, wanted.layout))
     except AdapterError as exc:
-        raise HttpError(400, str(exc), param="repo" if wanted.path is None else "path") from exc
+        # Where the server keeps its folders is not the client's to know.
+        message = str(exc) if folder is None else str(exc).replace(f"{folder.parent}{os.sep}", "")
+        raise HttpError(400, message, param="repo" if wanted.path is None else "path") from exc
 
 
 @router.delete(
@@ -146,9 +152,9 @@ def _check(wanted: LoadAdapter, model_id: str) -> None:
         raise HttpError(400, f"name={wanted.name!r} is the base model's; choose another", param="name")
 
 
-def _find(wanted: LoadAdapter, state: ServerState) -> Path:
+def _find(wanted: LoadAdapter, state: ServerState, held: AsyncExitStack) -> Path:
     if wanted.path is not None:
-        return allowed_folder(wanted.path, state.config.adapter_folders)
+        return held.enter_context(allowed_folder(wanted.path, state.config.adapter_folders))
     assert wanted.repo is not None, "_check has seen to that"
     return allowed_repo(wanted.repo, wanted.revision, state.config.adapter_repos)
 

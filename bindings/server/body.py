@@ -59,8 +59,8 @@ def check_json(body: bytes, headers: Headers) -> None:
     """See that a body is JSON that means one thing to everybody.
 
     Raises:
-        HttpError: 415: it is not announced as plain JSON; 400: it is no UTF-8 or no JSON, holds NaN or numbers out of range,
-            the same key twice, half a character, too many keys or brackets, or is nested too deeply.
+        HttpError: 415: it is not announced as plain JSON; 400: it is no UTF-8 or no JSON, holds NaN or numbers out of
+            range, the same key twice, half a character, too many keys or brackets, or is nested too deeply.
     """
     if (coding := headers.get("content-encoding", "identity").strip().lower()) != "identity":
         raise HttpError(415, f"content-encoding {coding!r:.100} is not read; send the body as it is")

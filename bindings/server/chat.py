@@ -11,7 +11,14 @@ from alorakit.bindings.server.errors import HttpError
 from alorakit.bindings.server.logprobs import chat_logprobs
 from alorakit.bindings.server.openapi import ERRORS
 from alorakit.bindings.server.prompts import chat_ids, plain_messages, template_variables
-from alorakit.bindings.server.sampling import Structured, sampling_params, structured_of, token_limit
+from alorakit.bindings.server.sampling import (
+    Structured,
+    check_logprobs,
+    longest,
+    sampling_params,
+    structured_of,
+    token_limit,
+)
 from alorakit.bindings.server.schemas import EVENTS
 from alorakit.bindings.server.schemas_chat import (
     ChatCompletion,
@@ -75,6 +82,7 @@ class ChatAnswering(Answering):
         name = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
         limit = token_limit(self.state.config, self.engine, getattr(body, name), name, None)
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
+        check_logprobs(logprobs, self.n * min(limit, longest(self.engine)))
         return sampling_params(body, limit, structured_of(body, _structured(body.response_format)), logprobs=logprobs)
 
     def opening(self, index: int) -> Choice:

@@ -10,7 +10,13 @@ from alorakit.bindings.server.answering import Answering, Choice
 from alorakit.bindings.server.errors import HttpError
 from alorakit.bindings.server.logprobs import Logprobs, text_logprobs
 from alorakit.bindings.server.openapi import ERRORS
-from alorakit.bindings.server.sampling import sampling_params, structured_of, token_limit
+from alorakit.bindings.server.sampling import (
+    check_logprobs,
+    longest,
+    sampling_params,
+    structured_of,
+    token_limit,
+)
 from alorakit.bindings.server.schemas import EVENTS, MAX_SAMPLES
 from alorakit.bindings.server.schemas_completions import Completion, CompletionRequest
 from alorakit.bindings.server.state import ServerState, state_of
@@ -66,6 +72,9 @@ class TextAnswering(Answering):
         self._echoed = [p if isinstance(p, str) else tokenizer.decode(p, False) for p in self._prompts]
         limit = token_limit(self.state.config, self.engine, body.max_tokens, "max_tokens", DEFAULT_TOKENS)
         read = body.logprobs if body.echo else None
+        prompts = sum(map(len, self._ids)) if body.echo else 0
+        answers = len(self._ids) * min(limit, longest(self.engine))
+        check_logprobs(body.logprobs, self.n * (prompts + answers))
         params = sampling_params(body, limit, structured_of(body), logprobs=body.logprobs, prompt_logprobs=read)
         adapter = None if self.info is None else self.info.name
         return [stream for ids in self._ids for stream in self.engine.streams(ids, params, adapter)]

@@ -37,6 +37,8 @@ class ServerConfig:
         request_timeout_s: Seconds after which a request that is being answered is given up.
         read_timeout_s: Seconds within which a request's head, and then its body, must have come.
         drain_s: Seconds that running requests get when the server is asked to end.
+        allowed_hosts: Hosts (``Host`` headers) that it answers for, beside loopback; empty: loopback alone if it is
+            bound to that and has no keys, else any.
         cors_origins: Origins whose pages may call the server; empty: none but its own.
         log_prompts: Whether the access log holds prompts and answers.
         trust_special_tokens: Whether special-token text inside messages is read as special tokens.
@@ -59,13 +61,14 @@ class ServerConfig:
     request_timeout_s: float = 600.0
     read_timeout_s: float = 30.0
     drain_s: float = 30.0
+    allowed_hosts: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     log_prompts: bool = False
     trust_special_tokens: bool = False
 
     def __post_init__(self) -> None:
         """Check every field; lists become tuples."""
-        for name in ("api_keys", "adapter_folders", "adapter_repos", "cors_origins"):
+        for name in ("api_keys", "adapter_folders", "adapter_repos", "allowed_hosts", "cors_origins"):
             object.__setattr__(self, name, _texts(name, getattr(self, name)))
         for name in ("max_body_bytes", "max_connections", "max_new_tokens", "default_max_tokens"):
             _whole(name, getattr(self, name), 1, None)

@@ -36,6 +36,7 @@ CODES = {
     408: "request_timeout",
     413: "body_too_large",
     415: "unsupported_media_type",
+    421: "host_not_allowed",
     429: "engine_busy",
     431: "head_too_large",
     500: "internal_error",

@@ -1,8 +1,13 @@
 """Where adapters may be loaded from over HTTP: nothing outside these folders is opened, whatever a path says."""
 
+import errno
 import fnmatch
-from collections.abc import Sequence
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from alorakit.bindings.server.errors import HttpError
 from alorakit.engine.adapter_tensors import WEIGHTS_NAME
@@ -14,16 +19,21 @@ CONFIG_NAME = "adapter_config.json"
 READ = (CONFIG_NAME, WEIGHTS_NAME, MANIFEST_NAME)
 MAX_JSON_BYTES = 1 << 20
 
+# Linux: a handle that looks at nothing, through which the file can be opened whatever its path leads to by then.
+_HANDLES = Path("/proc/self/fd")
+_LOOK = getattr(os, "O_PATH", os.O_RDONLY | os.O_NONBLOCK) | os.O_NOFOLLOW | os.O_CLOEXEC
 
-def allowed_folder(text: str, roots: Sequence[str]) -> Path:
-    """The adapter folder that a client names.
+
+@contextmanager
+def allowed_folder(text: str, roots: Sequence[str]) -> Iterator[Path]:
+    """The adapter folder that a client names, to be read within the block.
+
+    On Linux it is a folder of handles on the files that were checked: whoever can write into the named folder may
+    swap a file for a link meanwhile, and the file that was checked is read all the same.
 
     Args:
         text: Its path, absolute or relative to one of ``roots``; without ``..``.
         roots: Folders below which adapters may be loaded.
-
-    Returns:
-        Its path without symbolic links, which lies below a root, as do the files in it.
 
     Raises:
         HttpError: 403: there are no roots, or the path or a file in it leads outside of them.
@@ -34,18 +44,26 @@ def allowed_folder(text: str, roots: Sequence[str]) -> Path:
             403, "this server loads no adapters from folders; start it with --adapter-folder FOLDER", param="path"
         )
     places = [Path(root).resolve() for root in roots]
-    try:
-        folder = _inside(text, roots, places)
-        if not folder.is_dir():
-            raise AdapterError(f"{text!r:.200} is no folder; give the folder that holds {CONFIG_NAME}")
-        for name in READ:
-            _check_file(folder / name, places)
-    except (OSError, ValueError, RuntimeError) as exc:
-        if isinstance(exc, AdapterError | HttpError):
-            raise
-        reason = getattr(exc, "strerror", None) or exc
-        raise AdapterError(f"path {text!r:.200} is not usable ({reason}); give an adapter's folder") from exc
-    return folder
+    with ExitStack() as opened:
+        try:
+            folder = _inside(text, roots, places)
+            if not folder.is_dir():
+                raise AdapterError(f"{text!r:.200} is no folder; give the folder that holds {CONFIG_NAME}")
+            handles = {name: _checked(folder / name, places, opened) for name in READ}
+        except (OSError, ValueError, RuntimeError) as exc:
+            if isinstance(exc, AdapterError | HttpError):
+                raise
+            reason = getattr(exc, "strerror", None) or exc
+            raise AdapterError(f"path {text!r:.200} is not usable ({reason}); give an adapter's folder") from exc
+        if not _HANDLES.is_dir():
+            yield folder
+            return
+        private = Path(opened.enter_context(TemporaryDirectory(prefix="alorakit-"))) / folder.name
+        private.mkdir()
+        for name, handle in handles.items():
+            if handle is not None:
+                (private / name).symlink_to(_HANDLES / str(handle))
+        yield private
 
 
 def allowed_repo(text: str, revision: str | None, patterns: Sequence[str]) -> Path:
@@ -96,18 +114,46 @@ def _inside(text: str, roots: Sequence[str], places: Sequence[Path]) -> Path:
     return next((folder for folder in found if folder.is_dir()), found[0])
 
 
-def _check_file(file: Path, places: Sequence[Path]) -> None:
-    """Refuse a file that a link leads out of the places, and what would never end or take all memory to read."""
-    if not file.is_symlink() and not file.exists():
-        return  # whether that matters is the loader's to say
+def _checked(file: Path, places: Sequence[Path], opened: ExitStack) -> int | None:
+    """A handle on a file, closed with ``opened``; None if there is none, which is the loader's to judge.
+
+    Refused are a file that a link leads out of the places, and what would never end or take all memory to read.
+    """
     target = file.resolve()
-    if not _is_below(target, places):
+    try:
+        handle = _open_below(target, places, opened)
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        if exc.errno not in (errno.ELOOP, errno.ENOTDIR):  # what a link in place of a file or folder gives
+            raise
+        handle = None
+    if handle is None:
         raise HttpError(403, f"{file.name} leads out of the folders that adapters may be loaded from", param="path")
-    if not target.is_file():
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode):
         raise AdapterError(f"{file.name} is no file; save or download the adapter again")
-    size = target.stat().st_size
-    if file.name != WEIGHTS_NAME and size > MAX_JSON_BYTES:
-        raise AdapterError(f"{file.name} has {size} bytes, the limit is {MAX_JSON_BYTES}; save the adapter again")
+    if file.name != WEIGHTS_NAME and found.st_size > MAX_JSON_BYTES:
+        raise AdapterError(
+            f"{file.name} has {found.st_size} bytes, the limit is {MAX_JSON_BYTES}; save the adapter again"
+        )
+    return handle
+
+
+def _open_below(target: Path, places: Sequence[Path], opened: ExitStack) -> int | None:
+    """A handle on a file, step by step from a place, so that no link is followed; None if it lies below none."""
+    place = next((place for place in places if _is_below(target, [place])), None)
+    if place is None:
+        return None
+    *folders, name = target.relative_to(place).parts
+    handle = os.open(place, _LOOK | os.O_DIRECTORY)
+    opened.callback(os.close, handle)
+    for part in folders:
+        handle = os.open(part, _LOOK | os.O_DIRECTORY, dir_fd=handle)
+        opened.callback(os.close, handle)
+    handle = os.open(name, _LOOK, dir_fd=handle)
+    opened.callback(os.close, handle)
+    return handle
 
 
 def _is_below(path: Path, places: Sequence[Path]) -> bool:

@@ -2,6 +2,7 @@
 
 websocket?    refused
 request id    the client's, if it is short printable ASCII, else a fresh one; in every response
+host          421, if the server does not answer for it
 ready?        503 for /v1 while the model is loaded or the server drains
 key           401 for /v1 and /metrics, where keys are set
 body          408, 413, 415, 400
@@ -19,6 +20,7 @@ from alorakit.bindings.server.access import Access
 from alorakit.bindings.server.body import check_json, read_body, replay
 from alorakit.bindings.server.connection import ClientGone
 from alorakit.bindings.server.errors import HttpError, as_http_error
+from alorakit.bindings.server.hosts import check_host
 from alorakit.bindings.server.state import ServerState
 
 _GIVEN_ID = re.compile(r"[!-~]{1,128}")
@@ -80,6 +82,7 @@ class Guard:
             ClientGone: Its client went away.
         """
         config, path = self._state.config, scope["path"]
+        check_host(headers.getlist("host"), config)
         is_api = path.startswith("/v1/") or path == "/v1"
         if is_api or path == "/metrics":
             self._check_key(headers, path)

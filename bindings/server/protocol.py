@@ -23,7 +23,8 @@ def limited_protocol(
     """Uvicorn's HTTP protocol (httptools where it is installed, else h11) with limits.
 
     Args:
-        read_timeout_s: Seconds within which a request's line and headers must have come.
+        read_timeout_s: Seconds within which a request's line and headers must have come, and after which a client
+            that takes nothing of its answer is cut off.
         max_connections: Most open connections.
     """
     base: Any = AutoHTTPProtocol
@@ -34,6 +35,7 @@ def limited_protocol(
         _head_bytes = 0
         _in_body = False
         _timer: asyncio.TimerHandle | None = None
+        _write_timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
@@ -59,7 +61,25 @@ def limited_protocol(
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_timer()
+            self._stop_write_timer()
             super().connection_lost(exc)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._watch_writing(None)
+
+        def resume_writing(self) -> None:
+            self._stop_write_timer()
+            super().resume_writing()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if self.transport.is_closing():
+                self._watch_writing(None)
+
+        def timeout_keep_alive_handler(self) -> None:
+            super().timeout_keep_alive_handler()  # closes, once everything is sent
+            self._watch_writing(None)
 
         def on_headers_complete(self) -> None:
             self._in_body = True
@@ -85,6 +105,20 @@ def limited_protocol(
                 self._timer.cancel()
                 self._timer = None
 
+        def _watch_writing(self, left: int | None) -> None:
+            """Cut the connection off if the bytes that wait for the client do not become fewer."""
+            self._stop_write_timer()
+            now = self.transport.get_write_buffer_size()
+            if left is not None and now >= left:
+                self.transport.abort()  # closing would wait for the client, for ever
+            else:
+                self._write_timer = self.loop.call_later(read_timeout_s, self._watch_writing, now)
+
+        def _stop_write_timer(self) -> None:
+            if self._write_timer is not None:
+                self._write_timer.cancel()
+                self._write_timer = None
+
         def _too_slow(self) -> None:
             self._timer = None
             self._refuse(408, f"the request's head did not come within {read_timeout_s:g} seconds; send it faster")
@@ -94,6 +128,7 @@ def limited_protocol(
             if not self.transport.is_closing():
                 self.transport.write(_refusal(status, message))
                 self.transport.close()
+                self._watch_writing(None)
 
     return LimitedProtocol
 

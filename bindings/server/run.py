@@ -35,6 +35,7 @@ log = logging.getLogger("alorakit.server")
 
 KEEP_ALIVE_S = 30
 BACKLOG = 1024
+OWN_FILES = 256  # beside connections: the model's, libraries, adapters that are being loaded
 # After the drain limit: what ending the requests that are left, and sending their clients an error, may take.
 ABORT_S = 3.0
 POLL_S = 0.02
@@ -70,12 +71,28 @@ def serve(
     config = config or ServerConfig()
     EngineConfig(**settings)  # type: ignore[arg-type]  # what is wrong with them is said before anybody waits
     listener = listen(config.host, config.port)
+    _allow_files(config.max_connections)
     _spin_less()
     app = create_app(None, config)
     server = Server(app, config, lambda: _load(model, adapters or {}, settings), on_ready, address(listener))
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     server.run(sockets=[listener])
     server.finish()
+
+
+def _allow_files(max_connections: int) -> None:
+    """Raise the limit of open files, so that all connections do not keep the server from opening files of its own."""
+    try:
+        import resource
+    except ImportError:  # no such limit on Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max_connections + OWN_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        if wanted < max_connections + OWN_FILES:
+            log.warning("this process may open %d files; max_connections=%d needs more", wanted, max_connections)
 
 
 def _spin_less() -> None:

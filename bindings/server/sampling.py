@@ -26,6 +26,8 @@ _SAME_NAME = (
     "ignore_eos",
     "stop_token_ids",
 )
+# Each takes some hundred bytes until its request is answered.
+MAX_LOGPROBS = 1 << 20
 Structured = dict[str, Any] | str | list[str]
 
 
@@ -67,8 +69,32 @@ def token_limit(config: ServerConfig, engine: "AsyncEngine", asked: int | None, 
                 400, f"{name}={asked} is above {cap}, the most this server decodes (max_new_tokens); lower it", name
             )
         return asked
-    longest = engine.config.max_model_len or engine.model_config.max_position_embeddings
-    return min(config.default_max_tokens or default or longest, cap or longest)
+    most = longest(engine)
+    return min(config.default_max_tokens or default or most, cap or most)
+
+
+def check_logprobs(top: int | None, tokens: int) -> None:
+    """Refuse a request for more log-probabilities than fit into memory.
+
+    Args:
+        top: How many are asked for with each token; None: none.
+        tokens: Most tokens of all its answers, and those of prompts that are read too.
+
+    Raises:
+        HttpError: 400: too many.
+    """
+    if top is not None and (count := tokens * (top + 1)) > MAX_LOGPROBS:
+        raise HttpError(
+            400,
+            f"{tokens} tokens with {top + 1} logprobs each are {count}, but at most {MAX_LOGPROBS} are kept for a "
+            "request; lower max_tokens, n or the number of logprobs",
+            param="logprobs",
+        )
+
+
+def longest(engine: "AsyncEngine") -> int:
+    """Most tokens of a prompt and its answer."""
+    return engine.config.max_model_len or engine.model_config.max_position_embeddings
 
 
 def structured_of(body: Sampling, response_format: Structured | None = None) -> Structured | None:

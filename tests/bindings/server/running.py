@@ -78,7 +78,7 @@ def client(engine: Engine) -> Client:
         app = create_app(served, ServerConfig(**{"served_model_name": "tiny", **settings}))
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
         try:
-            async with httpx.AsyncClient(transport=transport, base_url="http://server") as http:
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
                 http.app, http.served = app, served  # type: ignore[attr-defined]
                 yield http
         finally:

@@ -98,8 +98,8 @@ def read_all(sock: socket.socket) -> bytes:
 def test_a_body_that_does_not_end(live: Callable[..., Running]) -> None:
     server = live(read_timeout_s=0.3)
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
-        head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n"
-        sock.sendall(head.encode() + b"{")
+        head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n"
+        sock.sendall(head.encode() + b"\r\n{")
         said = read_all(sock)
     assert said.startswith(b"HTTP/1.1 408 ") and b"read_timeout_s" in said
 
@@ -107,7 +107,7 @@ def test_a_body_that_does_not_end(live: Callable[..., Running]) -> None:
 def test_a_refused_body_that_does_not_end(live: Callable[..., Running]) -> None:
     server = live(read_timeout_s=0.3, api_keys=("secret",))
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
-        sock.sendall(f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n".encode())
+        sock.sendall(f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n".encode())
         sock.settimeout(20)
         assert sock.recv(4096).startswith(b"HTTP/1.1 401 ")
         sock.sendall(b"{")

@@ -62,7 +62,7 @@ def test_a_client_that_goes_away_is_given_up_before_the_next_step(
 def test_a_connection_that_breaks(live: Callable[..., Running], engine: Engine, stream: bool) -> None:
     server = live()
     body = json.dumps(chat(stream=stream, **LONG)).encode()
-    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
     with socket.create_connection(("127.0.0.1", server.port)) as sock, gated(engine) as permits:
         sock.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
         permits.release(STEPS)

@@ -25,7 +25,7 @@ def test_models_are_the_base_and_the_adapters(client: Client) -> None:
 def test_health_without_a_model() -> None:
     async def ask() -> None:
         transport = httpx.ASGITransport(app=create_app(None, ServerConfig()))
-        async with httpx.AsyncClient(transport=transport, base_url="http://server") as http:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
             assert (await http.get("/health")).status_code == 200
             for path in ("/ready", "/v1/models"):
                 answer = await http.get(path)

@@ -11,7 +11,7 @@ from tests.bindings.server.running import Client
 def document() -> dict[str, Any]:
     async def ask() -> Any:
         transport = httpx.ASGITransport(app=create_app(None, ServerConfig()))
-        async with httpx.AsyncClient(transport=transport, base_url="http://server") as http:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
             return (await http.get("/openapi.json")).json()
 
     found: dict[str, Any] = asyncio.run(ask())

@@ -48,7 +48,7 @@ def test_a_head_that_does_not_come(live: Live, begun: bytes) -> None:
     with connect(server) as sock:
         sock.sendall(begun)
         assert refusal(read_all(sock)) == (408, "request_timeout")
-    whole = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
+    whole = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
     with connect(server) as sock:  # the second request of a connection
         sock.sendall(whole)
         assert sock.recv(1 << 16).startswith(b"HTTP/1.1 200")
@@ -62,7 +62,7 @@ def test_a_head_without_end(live: Live, header: bytes) -> None:
     server = live()
     with connect(server) as sock:
         with suppress(ConnectionResetError, BrokenPipeError):
-            sock.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n" + header)
+            sock.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n" + header)
         raw = read_all(sock)
     if raw:  # a reset may have overtaken the response
         assert refusal(raw)[0] in (400, 431)
@@ -91,12 +91,12 @@ def test_connections_beyond_the_limit(live: Live, monkeypatch: pytest.MonkeyPatc
     server = live()
     with connect(server) as first, connect(server) as second:
         for each in (first, second):
-            each.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+            each.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
             assert each.recv(1 << 16).startswith(b"HTTP/1.1 200")
         with connect(server) as third:
             assert refusal(read_all(third)) == (503, "unavailable")
     while True:  # the server sees that they are gone
         with connect(server) as again:
-            again.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            again.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
             if read_all(again).startswith(b"HTTP/1.1 200"):
                 break
