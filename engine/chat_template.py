@@ -9,11 +9,11 @@ from typing import Any, NoReturn
 from jinja2 import TemplateError, TemplateSyntaxError, meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from alorakit.engine.errors import TokenizerError
+from alorakit.engine.template_limits import MAX_CHARS, LimitedEnvironment
 
-_MAX_CHARS = 8_000_000
+_MAX_INDENT = 64
 _ALWAYS_GIVEN = frozenset(
     ["messages", "add_generation_prompt", "tools", "documents"]
     + [f"{name}_token" for name in ("bos", "eos", "unk", "pad", "sep", "cls", "mask")]
@@ -56,7 +56,7 @@ class ChatTemplate:
         """
         self.source = source
         self.now = now
-        environment = ImmutableSandboxedEnvironment(
+        environment = self._environment = LimitedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
         )
         environment.filters["tojson"] = _tojson
@@ -86,17 +86,18 @@ class ChatTemplate:
             variables: Everything else the template may read (special tokens, tools, documents).
 
         Raises:
-            TokenizerError: The template refused the messages, failed on them, or writes without end.
+            TokenizerError: The template refused the messages, failed on them, or writes or runs without end.
         """
         parts, size = [], 0
+        self._environment.start()
         try:
             for part in self._template.generate(
                 messages=list(messages), add_generation_prompt=add_generation_prompt, **variables
             ):
                 parts.append(part)
                 size += len(part)
-                if size > _MAX_CHARS:
-                    raise TemplateError(f"it wrote more than {_MAX_CHARS} characters")
+                if size > MAX_CHARS:
+                    raise TemplateError(f"it wrote more than {MAX_CHARS} characters")
             return "".join(parts)
         except _FAILURES as exc:
             reason = " ".join(str(exc).split()) or type(exc).__name__
@@ -116,6 +117,8 @@ def _tojson(
     sort_keys: bool = False,
 ) -> str:
     # jinja2's own filter escapes HTML, which a prompt must not contain.
+    if indent is not None and indent > _MAX_INDENT:
+        raise TemplateError(f"tojson: indent={indent} is above {_MAX_INDENT}")
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

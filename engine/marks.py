@@ -49,7 +49,7 @@ class Marks:
         self._pattern = re.compile(f"{wrapped}|{self._sentinel}([0-9]{{{_INDEX_DIGITS}}})|{self._open}|{self._close}")
 
     def protect(self, value: Any) -> Any:
-        """A copy of ``value`` with the control tokens in its strings marked; lists and mappings (keys too) are walked."""
+        """A copy of ``value`` with the control tokens in its strings marked, in those of lists and mappings too."""
         if self._control is None:
             return value
         if isinstance(value, str):
