@@ -92,6 +92,20 @@ def check_json(body: bytes, headers: Headers) -> None:
         _check_depth(parsed)
 
 
+def parse_inner(text: str) -> Any:
+    """What a JSON text inside a body says.
+
+    Raises:
+        ValueError: It is no JSON, or nested more than MAX_DEPTH levels deep.
+    """
+    try:
+        parsed = json.loads(text)
+        _check_depth(parsed)
+    except (HttpError, RecursionError) as error:
+        raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep") from error
+    return parsed
+
+
 def _check_depth(parsed: Any) -> None:
     level, depth = [parsed], 0
     while level := [node for node in level if isinstance(node, dict | list)]:

@@ -53,7 +53,8 @@ def allowed_folder(text: str, roots: Sequence[str]) -> Iterator[Path]:
         except (OSError, ValueError, RuntimeError) as exc:
             if isinstance(exc, AdapterError | HttpError):
                 raise
-            reason = getattr(exc, "strerror", None) or exc
+            # A RuntimeError is a circle of links, and its text says where the server's folders are.
+            reason = getattr(exc, "strerror", None) or ("links in a circle" if isinstance(exc, RuntimeError) else exc)
             raise AdapterError(f"path {text!r:.200} is not usable ({reason}); give an adapter's folder") from exc
         if not _HANDLES.is_dir():
             yield folder

@@ -1,10 +1,10 @@
 """A request's fields as the engine's sampling parameters."""
 
-import json
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from alorakit.bindings.server.body import parse_inner
 from alorakit.bindings.server.config import ServerConfig
 from alorakit.bindings.server.errors import HttpError
 from alorakit.bindings.server.schemas import Sampling
@@ -119,7 +119,7 @@ def _schema(value: dict[str, Any] | str | None) -> dict[str, Any] | None:
     if not isinstance(value, str):
         return value
     try:
-        schema = json.loads(value)
+        schema = parse_inner(value)
     except ValueError:
         schema = None
     if not isinstance(schema, dict):
