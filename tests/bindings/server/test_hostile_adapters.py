@@ -91,7 +91,7 @@ def lead(root: Path) -> list[str]:
 def test_nothing_outside_is_opened(server: Running, root: Path) -> None:
     paths = lead(root)
     secret = root.parent / "outside" / "secret"
-    with opened() as seen, watched(secret, *secret.iterdir()) as touched:
+    with watched(secret, *secret.iterdir()) as touched, opened() as seen:
         for path in paths:
             answer = load(server, path)
             error = error_of(answer, answer.status_code)
