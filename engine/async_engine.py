@@ -97,10 +97,21 @@ class AsyncEngine:
         Raises:
             RequestError: As :meth:`generate`, at the call; the other errors come with the first chunk or later.
         """
-        sequence, *more = self._open().intake.requests([prompt], sampling, adapter, priority)
+        stream, *more = self.streams(prompt, sampling, adapter, priority)
         if more:
-            raise RequestError(f"n={len(more) + 1} cannot be streamed; use n=1, or generate")
-        return AsyncStream(self._stepper, sequence)
+            raise RequestError(f"n={len(more) + 1} cannot be streamed as one; use n=1, streams, or generate")
+        return stream
+
+    def streams(
+        self, prompt: Prompt, sampling: SamplingParams | None = None, adapter: str | None = None, priority: int = 0
+    ) -> "list[AsyncStream]":
+        """The ``n`` answers to one prompt, each piece by piece: the samples that :meth:`generate` gives.
+
+        Raises:
+            RequestError: As :meth:`stream`.
+        """
+        sequences = self._open().intake.requests([prompt], sampling, adapter, priority)
+        return [AsyncStream(self._stepper, sequence) for sequence in sequences]
 
     async def score(
         self, prompt: Prompt, candidates: Seq[str], adapter: str | None = None, end: bool = True, priority: int = 0
@@ -131,6 +142,11 @@ class AsyncEngine:
     def engine(self) -> Engine:
         """The engine that is served: for its adapters and statistics, not for requests of its own."""
         return self._engine
+
+    @property
+    def is_open(self) -> bool:
+        """Whether requests are taken: it was not closed, and its thread has not failed."""
+        return self._stepper.is_open
 
     @property
     def adapters(self) -> Mapping[str, AdapterInfo]:
@@ -245,6 +261,16 @@ class AsyncStream:
     def usage(self) -> Usage:
         """Token counts of the request so far."""
         return self._sequence.usage
+
+    @property
+    def logprobs(self) -> Seq[Mapping[int, float]]:
+        """As :attr:`RequestOutput.logprobs`, of the tokens so far; a live view, empty unless asked for."""
+        return self._sequence.token_logprobs
+
+    @property
+    def prompt_logprobs(self) -> Seq[Mapping[int, float]]:
+        """As :attr:`RequestOutput.prompt_logprobs` from the second token on; whole when the first chunk has come."""
+        return self._sequence.prompt_logprobs
 
     async def aclose(self) -> None:
         """Give the request up, if it has not ended."""

@@ -54,6 +54,11 @@ class Stepper:
         """Whether the thread has not ended, in this process."""
         return self._thread.is_alive()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the thread runs and shall go on."""
+        return not self._stopping and self.is_alive
+
     def check_open(self) -> None:
         """ClosedError if the thread has ended or is about to."""
         if self._stopping:

@@ -16,6 +16,7 @@ COMMANDS = {
     "check": "check.check",
     "generate": "generate.generate",
     "chat": "chat.chat",
+    "serve": "serve.serve",
     "info": "info.info",
     "upload": "upload.upload",
     "add-readme": "add_readme.add_readme",

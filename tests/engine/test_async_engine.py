@@ -78,6 +78,47 @@ def test_a_stream_yields_the_answer_piece_by_piece(serve, tiny_engine):
     serve(test)
 
 
+def test_streams_give_the_samples_of_generate(serve):
+    params = SamplingParams(max_tokens=6, temperature=1.0, seed=3, n=3, ignore_eos=True, logprobs=1, prompt_logprobs=0)
+
+    async def test(engine):
+        async def gather(stream):
+            seen = 0
+            async for chunk in stream:
+                seen += len(chunk.token_ids)
+                assert len(stream.logprobs) >= seen and len(stream.prompt_logprobs) == len(PROMPT) - 1
+            return chunk.output, list(stream.logprobs)
+
+        wanted = await engine.generate(PROMPT, params)
+        found = await asyncio.gather(*(gather(stream) for stream in engine.streams(PROMPT, params)))
+        assert len({tuple(output.token_ids) for output in wanted}) > 1
+        for (output, logprobs), want in zip(found, wanted, strict=True):
+            assert (output.token_ids, output.sample_index) == (want.token_ids, want.sample_index)
+            assert [p[t] for p, t in zip(logprobs, output.token_ids, strict=True)] == pytest.approx(
+                [p[t] for p, t in zip(want.logprobs, want.token_ids, strict=True)], abs=1e-4
+            )
+
+    serve(test)
+
+
+def test_is_open_until_it_is_closed_or_its_thread_fails(tiny_engine, monkeypatch):
+    async def main():
+        closed, failed = AsyncEngine(tiny_engine()), AsyncEngine(tiny_engine())
+        assert closed.is_open and failed.is_open
+        await closed.close()
+
+        def fail():
+            raise SystemExit
+
+        monkeypatch.setattr(failed.engine.loop, "advance", fail)
+        with pytest.raises(StepError):
+            await failed.generate(PROMPT)
+        assert not closed.is_open and not failed.is_open
+        await failed.close()
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("how", ["stream", "generate"])
 def test_cancelling_the_consumer_frees_its_blocks_within_one_step(how, serve, monkeypatch):
     async def test(engine):
@@ -174,7 +215,7 @@ def test_bad_requests_are_refused_at_the_call(serve):
     async def test(engine):
         with pytest.raises(RequestError, match="empty"):
             await engine.generate([[]])
-        with pytest.raises(RequestError, match="cannot be streamed"):
+        with pytest.raises(RequestError, match="cannot be streamed as one"):
             engine.stream(PROMPT, greedy(n=2))
         with pytest.raises(KeyError, match="no adapter named"):
             await engine.score(PROMPT, ["a"], "missing")
