@@ -9,7 +9,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from alorakit.bindings.server import health, models
+from alorakit.bindings.server import health, models, page
 from alorakit.bindings.server.config import ServerConfig
 from alorakit.bindings.server.errors import HttpError, as_http_error
 from alorakit.bindings.server.guard import Guard
@@ -20,7 +20,7 @@ from alorakit.engine.async_engine import AsyncEngine
 from alorakit.engine.errors import AlorakitError
 
 # Each has a ``router``; to add an endpoint, write a module and name it here.
-MODULES: tuple[ModuleType, ...] = (models, health)
+MODULES: tuple[ModuleType, ...] = (models, health, page)
 
 
 def create_app(engine: AsyncEngine | None, config: ServerConfig) -> FastAPI:
