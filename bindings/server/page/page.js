@@ -8,7 +8,7 @@ import { messages, save, state } from "./page.state.js";
 import { hideTip } from "./page.tokens.js";
 import { turnView } from "./page.turn.js";
 
-const THEMES = ["system", "light", "dark"];
+const THEMES = ["auto", "light", "dark"];
 const NEAR = 80; // pixels from the end within which the log follows what is written
 
 const log = byId("log");
@@ -144,10 +144,12 @@ function plain(error) {
   return Object.defineProperty(kept, "retryAfter", { value: error.retryAfter });
 }
 
+/** Show the checks of a turn; where the end of the log was in sight, from their beginning. */
 function refresh(turn) {
+  const { checks: section, showChecks } = views.get(turn);
   const follow = atEnd();
-  views.get(turn).showChecks();
-  if (follow) scrollToEnd();
+  showChecks();
+  if (follow) section.scrollIntoView({ block: section.offsetHeight < log.clientHeight ? "end" : "start" });
 }
 
 function show(turn) {
@@ -175,9 +177,10 @@ function newChat() {
 }
 
 function setTheme(theme) {
-  state.theme = THEMES.includes(theme) ? theme : "system";
+  state.theme = THEMES.includes(theme) ? theme : "auto";
   document.documentElement.dataset.theme = state.theme;
-  byId("theme").textContent = `Theme: ${state.theme}`;
+  byId("theme-name").textContent = state.theme;
+  byId("theme").ariaLabel = `Theme: ${state.theme}`;
 }
 
 function togglePanel(open) {

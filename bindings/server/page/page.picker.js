@@ -49,8 +49,8 @@ function choices({ title, members }) {
 function choice({ name, kind, rank }) {
   const chosen = (state.picked[name] ??= { on: false, requirement: "" });
   const box = make("input", { type: "checkbox", checked: chosen.on });
-  const input = make("input", { type: "text", value: chosen.requirement, placeholder: "Requirement (optional)",
-    ariaLabel: `Requirement for ${name}`, hidden: !chosen.on, autocomplete: "off" });
+  const input = make("input", { type: "text", value: chosen.requirement, placeholder: "Requirement",
+    ariaLabel: `Requirement for ${name}, optional`, hidden: !chosen.on, autocomplete: "off" });
   const about = make("span", { className: "about", textContent: `${kindName(kind)}, rank ${number(rank)}` });
   const label = make("label", {}, box, make("span", {}, make("span", { className: "name", textContent: name }), about));
   return { node: make("div", { className: "choice" }, label, input), box, input };

@@ -2,7 +2,7 @@
 
 const NAME = "alorakit.page";
 
-const FRESH = { turns: [], picked: {}, temperature: 0.7, maxTokens: 256, theme: "system", draft: "" };
+const FRESH = { turns: [], picked: {}, temperature: 0.7, maxTokens: 256, theme: "auto", draft: "" };
 
 export const state = { ...FRESH, ...stored() };
 

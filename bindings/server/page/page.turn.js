@@ -18,7 +18,7 @@ export function turnView(turn, actions) {
       make("h3", { className: "unseen", textContent: "You" }), make("div", { className: "text", textContent: turn.user })),
     make("div", { className: "answer" }, make("h3", { className: "unseen", textContent: "Model" }), answer, note, tools),
     trouble, checks);
-  const view = { node, grow: growing(turn, text), showAnswer, showChecks };
+  const view = { node, checks, grow: growing(turn, text), showAnswer, showChecks };
   showAnswer();
   showChecks();
   return view;
@@ -63,7 +63,7 @@ function factsOf(facts) {
   const parts = [`first token after ${milliseconds(facts.firstMs)}`, `${milliseconds(facts.totalMs)} in all`];
   if (facts.usage) {
     const { prompt_tokens: all, completion_tokens: made, prompt_tokens_details: details } = facts.usage;
-    parts.unshift(`${number(made)} tokens`);
+    parts.unshift(`${number(made)} ${made === 1 ? "token" : "tokens"}`);
     parts.push(`${number(details?.cached_tokens ?? 0)} of ${number(all)} prompt tokens reused`);
   }
   return parts.join(" · ");
