@@ -5,7 +5,7 @@ import { announce, byId } from "./page.dom.js";
 import { loadAdapters, picked } from "./page.picker.js";
 import { announceResults } from "./page.results.js";
 import { messages, save, state } from "./page.state.js";
-import { hideTip } from "./page.tokens.js";
+import { hideTip, tipScrolled } from "./page.tokens.js";
 import { turnView } from "./page.turn.js";
 
 const THEMES = ["auto", "light", "dark"];
@@ -78,7 +78,8 @@ async function answer(turn) {
   view.showAnswer();
   if (follow) scrollToEnd();
   save();
-  if (turn.answer && !turn.error && turn.status !== "stopped") await ask(turn, signal);
+  const complete = turn.status === "done" || turn.status === "length";
+  if (complete && turn.answer && picked().length) await ask(turn, signal);
 }
 
 async function stream(turn, view, signal) {
@@ -114,14 +115,10 @@ function settings() {
 /** Ask the picked checks about the answer of a turn. */
 async function ask(turn, signal) {
   const wanted = picked();
-  if (!wanted.length) {
-    turn.checks = null;
-    announce("No check is picked.");
-    return views.get(turn).showChecks();
-  }
   turn.checks = { status: "running" };
   refresh(turn);
   try {
+    if (!wanted.length) throw new ApiError("No check is picked: tick an adapter under Checks.");
     const chatSoFar = messages(state.turns.indexOf(turn) + 1);
     const answered = await checks({ messages: chatSoFar, checks: wanted, tokens: true }, signal);
     turn.checks = { status: "done", results: answered.checks.map((check, at) => kept(check, wanted[at])) };
@@ -229,7 +226,7 @@ function wire() {
     });
   }
   document.addEventListener("keydown", onKey);
-  log.addEventListener("scroll", hideTip, { passive: true });
+  document.addEventListener("scroll", tipScrolled, { passive: true, capture: true });
   window.addEventListener("pagehide", save);
 }
 

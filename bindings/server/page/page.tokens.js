@@ -152,11 +152,23 @@ function showTip(node, ...lines) {
   const tip = byId("tip");
   tip.replaceChildren(...lines.map((textContent) => make("span", { textContent })));
   tip.hidden = false;
+  placeTip(tip, node);
+}
+
+function placeTip(tip, node) {
   const place = node.getClientRects()[0];
   const { width, height } = tip.getBoundingClientRect();
   const above = place.top - height - 6;
   tip.style.left = `${Math.max(6, Math.min(place.left, innerWidth - width - 6))}px`;
   tip.style.top = `${above > 6 ? above : place.bottom + 6}px`;
+}
+
+/** Where something scrolled: the tip of a token chosen by key goes with it, the pointer's is out of place. */
+export function tipScrolled() {
+  const tip = byId("tip");
+  const chosen = document.activeElement.matches("[role=listbox]") && current(document.activeElement);
+  if (chosen && !tip.hidden) placeTip(tip, chosen);
+  else tip.hidden = true;
 }
 
 export function hideTip() {

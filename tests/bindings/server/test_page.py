@@ -109,7 +109,7 @@ def test_picked_checks_are_asked_about_the_answer(page: Page, fake: Fake) -> Non
     page.evaluate("(() => { const n = document.querySelector('.choice input[type=text]:not([hidden])');"
                   "n.value = 'must be polite'; n.dispatchEvent(new Event('input')); })()")  # fmt: skip
     pick(page, "tone-lora", "stop")
-    assert page.text("#picked-count") == "" or page.evaluate("document.querySelector('#picked-count').textContent") == "3"
+    assert page.evaluate("document.querySelector('#picked-count').textContent") == "3"
     send(page, "Hi")
     answered(page)
     [body] = fake.bodies("/v1/checks")
@@ -127,11 +127,21 @@ def test_picked_checks_are_asked_about_the_answer(page: Page, fake: Fake) -> Non
     assert page.texts(".card .label") == ["rod", "rod", "no"]
     assert page.texts(".card .time") == ["13 ms", "400 ms", "13 ms"]
     assert page.texts(".card .reuse") == [f"{n} of {PROMPT_TOKENS} tokens reused" for n in (110, 0, 110)]
-    assert page.texts(".card:first-child .probabilities .name") == list(LABELS)
-    assert page.texts(".card:first-child .probabilities .figure") == ["90.0%", "8.0%", "2.0%"]
-    assert page.text("#check-status") or "tone-alora: rod, passes." in page.evaluate(
-        "document.querySelector('#check-status').textContent"
-    )
+    assert page.texts(".card.lora .probabilities .name") == list(LABELS)
+    assert page.texts(".card.lora .probabilities .figure") == ["90.0%", "8.0%", "2.0%"]
+    assert page.text("#check-status") == "tone-alora: rod, passes. tone-lora: rod, fails. stop: no, no verdict."
+
+
+def test_checks_are_asked_when_none_is_picked(page: Page, fake: Fake) -> None:
+    send(page, "Hi")
+    answered(page)
+    page.evaluate("[...document.querySelectorAll('.tools button')].at(-1).click()")
+    page.wait("document.querySelector('.checks .problem')")
+    assert "No check is picked" in page.text(".checks .problem")
+    pick(page, "stop")
+    page.click(".checks .problem button")
+    page.wait("document.querySelector('.card')")
+    assert len(fake.bodies("/v1/checks")) == 1
 
 
 def test_bars_are_to_scale(page: Page) -> None:
