@@ -114,18 +114,21 @@ function settings() {
 
 /** Ask the picked checks about the answer of a turn. */
 async function ask(turn, signal) {
-  const wanted = picked();
-  turn.checks = { status: "running" };
-  refresh(turn);
+  const requests = picked();
+  const chatSoFar = messages(state.turns.indexOf(turn) + 1);
+  turn.checks = { status: "running", results: [], error: null };
   try {
-    if (!wanted.length) throw new ApiError("No check is picked: tick an adapter under Checks.");
-    const chatSoFar = messages(state.turns.indexOf(turn) + 1);
-    const answered = await checks({ messages: chatSoFar, checks: wanted, tokens: true }, signal);
-    turn.checks = { status: "done", results: answered.checks.map((check, at) => kept(check, wanted[at])) };
+    if (!requests.length) throw new ApiError("No check is picked: tick an adapter under Checks.");
+    for (const request of requests) {
+      refresh(turn);
+      const answered = await checks({ messages: chatSoFar, checks: request, tokens: true }, signal);
+      turn.checks.results.push(...answered.checks.map((check, at) => kept(check, request[at])));
+    }
     announceResults(turn.checks.results);
   } catch (error) {
-    turn.checks = error.name === "AbortError" ? null : { status: "failed", error: plain(error) };
+    if (error.name !== "AbortError") turn.checks.error = plain(error);
   }
+  turn.checks.status = "done";
   refresh(turn);
 }
 

@@ -8,12 +8,19 @@ import { kindName, pairs } from "./page.tasks.js";
 const SOON = 2; // seconds, where a server that is loading does not say when
 let known = [];
 
-/** What to ask about an answer: the picked adapters that are loaded, as POST /v1/checks takes them. */
-export const picked = () =>
-  pairs(known)
-    .flatMap((task) => task.members)
-    .filter(({ name }) => state.picked[name]?.on)
-    .map(({ name }) => ({ adapter: name, requirement: state.picked[name].requirement.trim() || null }));
+/**
+ * What to ask about an answer, as POST /v1/checks takes it: the picked aLoRAs in one request, the LoRAs in another. Checks
+ * that are asked together share their steps, and so their time; a LoRA that reads everything would pass for as fast as
+ * an aLoRA that waited for it.
+ */
+export function picked() {
+  const asked = pairs(known).flatMap(({ members }) => members.filter(({ name }) => state.picked[name]?.on));
+  return ["alora", "lora"]
+    .map((kind) => asked.filter((adapter) => adapter.kind === kind).map(({ name }) => check(name)))
+    .filter((request) => request.length);
+}
+
+const check = (name) => ({ adapter: name, requirement: state.picked[name].requirement.trim() || null });
 
 export async function loadAdapters() {
   const list = byId("adapters");
@@ -68,6 +75,6 @@ function pick({ box, input }, name, sibling) {
 }
 
 function countPicked() {
-  const count = picked().length;
+  const count = picked().flat().length;
   byId("picked-count").textContent = count ? String(count) : "";
 }

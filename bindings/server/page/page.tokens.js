@@ -49,7 +49,10 @@ export function strip(check) {
     fold.replaceWith(...pieces);
     point(list, first, check);
   };
-  list.addEventListener("pointerover", (event) => isToken(event.target) && point(list, event.target, check));
+  // Not pointerover, which also comes where the pointer rests and the tokens move.
+  list.addEventListener("pointermove", ({ target }) => {
+    if (isToken(target) && (target !== current(list) || byId("tip").hidden)) point(list, target, check);
+  });
   list.addEventListener("pointerleave", () => document.activeElement !== list && hideTip());
   list.addEventListener("click", (event) => event.target.classList.contains("fold") && unfold(event.target));
   list.addEventListener("focus", () => point(list, current(list) ?? items(list)[0], check));

@@ -38,9 +38,9 @@ export function turnView(turn, actions) {
   function showChecks() {
     const { status, results: found, error } = turn.checks ?? {};
     checks.ariaBusy = String(status === "running");
-    if (status === "running") checks.replaceChildren(make("p", { className: "muted", textContent: "Checking …" }));
-    else if (error) checks.replaceChildren(problem(error, () => actions.check(turn)));
-    else checks.replaceChildren(...(found ? results(found) : []));
+    checks.replaceChildren(...(found ? results(found) : []));
+    if (status === "running") checks.append(make("p", { className: "muted", textContent: "Checking …" }));
+    if (error) checks.append(problem(error, () => actions.check(turn)));
   }
 }
 

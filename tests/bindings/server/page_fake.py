@@ -52,7 +52,7 @@ class Fake:
         finish: The answer's finish_reason; None: the connection ends before it.
         hold: Whether a stream waits, after its pieces, for its client to go away.
         results: Changes to the check results, by adapter.
-        failures: (status, message, headers) with which the next requests of a path are refused.
+        failures: (status, message, headers) with which the next requests of a path are refused; None: it is not.
         key: The key it wants, or None.
         asked: (path, body) of every POST, in order.
         gone: Set when the client of a held stream has gone away.
@@ -64,7 +64,7 @@ class Fake:
     finish: str | None = "stop"
     hold: bool = False
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
-    failures: dict[str, list[tuple[int, str, dict[str, str]]]] = field(default_factory=dict)
+    failures: dict[str, list[tuple[int, str, dict[str, str]] | None]] = field(default_factory=dict)
     key: str | None = None
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     gone: threading.Event = field(default_factory=threading.Event)
@@ -75,9 +75,9 @@ class Fake:
     def refusal(self, request: Request) -> Response | None:
         if self.key is not None and request.headers.get("authorization") != f"Bearer {self.key}":
             return _error(401, "this server wants an API key", {})
-        if waiting := self.failures.get(request.url.path):
-            return _error(*waiting.pop(0))
-        return None
+        waiting = self.failures.get(request.url.path)
+        failure = waiting.pop(0) if waiting else None
+        return None if failure is None else _error(*failure)
 
 
 @contextmanager

@@ -112,16 +112,13 @@ def test_picked_checks_are_asked_about_the_answer(page: Page, fake: Fake) -> Non
     assert page.evaluate("document.querySelector('#picked-count').textContent") == "3"
     send(page, "Hi")
     answered(page)
-    [body] = fake.bodies("/v1/checks")
-    assert body == {
-        "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello, wörld 🙂."}],
-        "checks": [
-            {"adapter": "tone-alora", "requirement": "must be polite"},
-            {"adapter": "tone-lora", "requirement": "must be polite"},
-            {"adapter": "stop", "requirement": None},
-        ],
-        "tokens": True,
-    }
+    chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello, wörld 🙂."}]
+    polite = {"adapter": "tone-alora", "requirement": "must be polite"}
+    # Apart, so that the time of the aLoRAs holds nothing of the LoRA's.
+    assert fake.bodies("/v1/checks") == [
+        {"messages": chat, "checks": [polite, {"adapter": "stop", "requirement": None}], "tokens": True},
+        {"messages": chat, "checks": [{**polite, "adapter": "tone-lora"}], "tokens": True},
+    ]
     assert page.texts(".card h4") == ["tone-alora", "tone-lora", "stop"]
     assert page.texts(".card .verdict") == ["✓ passes", "✗ fails", "– no verdict"]
     assert page.texts(".card .label") == ["rod", "rod", "no"]
@@ -129,7 +126,7 @@ def test_picked_checks_are_asked_about_the_answer(page: Page, fake: Fake) -> Non
     assert page.texts(".card .reuse") == [f"{n} of {PROMPT_TOKENS} tokens reused" for n in (110, 0, 110)]
     assert page.texts(".card.lora .probabilities .name") == list(LABELS)
     assert page.texts(".card.lora .probabilities .figure") == ["90.0%", "8.0%", "2.0%"]
-    assert page.text("#check-status") == "tone-alora: rod, passes. tone-lora: rod, fails. stop: no, no verdict."
+    assert page.text("#check-status") == "tone-alora: rod, passes. stop: no, no verdict. tone-lora: rod, fails."
 
 
 def test_checks_are_asked_when_none_is_picked(page: Page, fake: Fake) -> None:
@@ -142,6 +139,7 @@ def test_checks_are_asked_when_none_is_picked(page: Page, fake: Fake) -> None:
     page.click(".checks .problem button")
     page.wait("document.querySelector('.card')")
     assert len(fake.bodies("/v1/checks")) == 1
+    assert page.count(".problem") == 0
 
 
 def test_bars_are_to_scale(page: Page) -> None:
@@ -331,6 +329,15 @@ def test_busy_says_when_to_try_again(page: Page, fake: Fake, status: int, path: 
     page.click(".problem button")
     page.wait("document.querySelector('.card')")
     assert page.count(".problem") == 0
+
+
+def test_a_lora_that_is_refused_leaves_the_aloras_results(page: Page, fake: Fake) -> None:
+    pick(page, "tone-alora", "tone-lora")
+    fake.failures["/v1/checks"] = [None, (429, "9 requests wait already", {})]
+    send(page, "Hi")
+    answered(page)
+    assert page.texts(".card h4") == ["tone-alora"]
+    assert page.text(".checks .problem p") == "9 requests wait already"
 
 
 def test_a_refused_check_says_why(page: Page, fake: Fake) -> None:
