@@ -87,7 +87,12 @@ async function stream(turn, view, signal) {
   let first = null;
   let usage = null;
   let reason = null;
-  const body = { ...settings(), model: await baseModel(signal), messages: asked(turn), stream_options: { include_usage: true } };
+  const body = {
+    ...settings(),
+    model: await baseModel(signal),
+    messages: asked(turn),
+    stream_options: { include_usage: true },
+  };
   for await (const chunk of chat(body, signal)) {
     usage = chunk.usage ?? usage;
     const [choice] = chunk.choices;
@@ -219,7 +224,10 @@ function wire() {
     setTheme(THEMES[(THEMES.indexOf(state.theme) + 1) % THEMES.length]);
     save();
   });
-  for (const [id, name] of [["temperature", "temperature"], ["max-tokens", "maxTokens"]]) {
+  for (const [id, name] of [
+    ["temperature", "temperature"],
+    ["max-tokens", "maxTokens"],
+  ]) {
     const input = byId(id);
     input.value = state[name] ?? "";
     input.addEventListener("change", () => {

@@ -7,7 +7,7 @@ let asking = null;
 
 export const key = () => sessionStorage.getItem(NAME);
 
-/** Ask for a key. Requests that are refused at the same time share one dialog. Resolves to false where none is given. */
+/** Ask for a key; false where none is given. Requests that are refused at the same time share one dialog. */
 export function askForKey(message) {
   asking ??= new Promise((resolve) => open(message, resolve)).finally(() => {
     asking = null;

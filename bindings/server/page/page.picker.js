@@ -9,9 +9,9 @@ const SOON = 2; // seconds, where a server that is loading does not say when
 let known = [];
 
 /**
- * What to ask about an answer, as POST /v1/checks takes it: the picked aLoRAs in one request, the LoRAs in another. Checks
- * that are asked together share their steps, and so their time; a LoRA that reads everything would pass for as fast as
- * an aLoRA that waited for it.
+ * What to ask about an answer, as POST /v1/checks takes it: the picked aLoRAs in one request, the LoRAs in another.
+ * Checks that are asked together share their steps, and so their time: an aLoRA beside a LoRA that reads everything
+ * would seem to take as long.
  */
 export function picked() {
   const asked = pairs(known).flatMap(({ members }) => members.filter(({ name }) => state.picked[name]?.on));
@@ -31,7 +31,10 @@ export async function loadAdapters() {
     if (error.status === 503) setTimeout(loadAdapters, 1000 * (error.retryAfter ?? SOON));
     return;
   }
-  const empty = make("p", { className: "muted", textContent: "No adapter is loaded. The server loads them; see its help." });
+  const empty = make("p", {
+    className: "muted",
+    textContent: "No adapter is loaded. The server loads them; see its help.",
+  });
   list.replaceChildren(...(known.length ? pairs(known).map(choices) : [empty]));
   countPicked();
 }
@@ -56,8 +59,14 @@ function choices({ title, members }) {
 function choice({ name, kind, rank }) {
   const chosen = (state.picked[name] ??= { on: false, requirement: "" });
   const box = make("input", { type: "checkbox", checked: chosen.on });
-  const input = make("input", { type: "text", value: chosen.requirement, placeholder: "Requirement",
-    ariaLabel: `Requirement for ${name}, optional`, hidden: !chosen.on, autocomplete: "off" });
+  const input = make("input", {
+    type: "text",
+    value: chosen.requirement,
+    placeholder: "Requirement",
+    ariaLabel: `Requirement for ${name}, optional`,
+    hidden: !chosen.on,
+    autocomplete: "off",
+  });
   const about = make("span", { className: "about", textContent: `${kindName(kind)}, rank ${number(rank)}` });
   const label = make("label", {}, box, make("span", {}, make("span", { className: "name", textContent: name }), about));
   return { node: make("div", { className: "choice" }, label, input), box, input };

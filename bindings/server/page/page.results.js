@@ -1,4 +1,4 @@
-// What the checks of one answer came to: a comparison for each task that both kinds answered, then a card for each check.
+// What the checks of one answer came to: a card for each, and before a LoRA and an aLoRA of one task their comparison.
 
 import { announce, bar, button, make, milliseconds, number } from "./page.dom.js";
 import { kindName, pairs } from "./page.tasks.js";
@@ -8,7 +8,7 @@ const SHOWN = 5; // probabilities; the rest is folded
 const VERDICTS = new Map([
   [true, { word: "passes", sign: "✓", className: "passes" }],
   [false, { word: "fails", sign: "✗", className: "fails" }],
-  [null, { word: "no verdict", sign: "–", className: "none" }],
+  [null, { word: "no verdict", sign: "○", className: "none" }],
 ]);
 
 export function results(checks) {
@@ -24,7 +24,10 @@ export function results(checks) {
 
 /** The results in one sentence each, for screen readers. */
 export function announceResults(checks) {
-  announce(checks.map((check) => `${check.name}: ${answerOf(check)}, ${verdictOf(check).word}.`).join(" "), "check-status");
+  announce(
+    checks.map((check) => `${check.name}: ${answerOf(check)}, ${verdictOf(check).word}.`).join(" "),
+    "check-status",
+  );
 }
 
 const verdictOf = (check) => VERDICTS.get(check.passed);
@@ -37,16 +40,27 @@ function comparison({ title, members }) {
   const tokens = Math.max(computed(alora), computed(lora));
   const time = Math.max(alora.timing.total_ms, lora.timing.total_ms);
   const rows = [alora, lora].map((check) =>
-    make("tr", {},
+    make(
+      "tr",
+      {},
       make("th", { scope: "row", textContent: kindName(check.kind) }),
       make("td", {}, measure(computed(check) / tokens, check.kind, number(computed(check)))),
-      make("td", {}, measure(check.timing.total_ms / time, check.kind, milliseconds(check.timing.total_ms)))),
+      make("td", {}, measure(check.timing.total_ms / time, check.kind, milliseconds(check.timing.total_ms))),
+    ),
   );
-  const head = make("tr", {}, make("td", {}), ...["Tokens computed", "Time"].map((textContent) =>
-    make("th", { scope: "col", textContent })));
-  return make("table", { className: "comparison" },
+  const head = make(
+    "tr",
+    {},
+    make("td", {}),
+    ...["Tokens computed", "Time"].map((textContent) => make("th", { scope: "col", textContent })),
+  );
+  return make(
+    "table",
+    { className: "comparison" },
     make("caption", {}, make("strong", { textContent: title }), ` ${inWords(alora, lora)}`),
-    make("thead", {}, head), make("tbody", {}, ...rows));
+    make("thead", {}, head),
+    make("tbody", {}, ...rows),
+  );
 }
 
 const measure = (share, kind, text) =>
@@ -57,25 +71,38 @@ function inWords(alora, lora) {
   const ratio = (a, b) => (Math.max(a, b) / Math.min(a, b)).toPrecision(2).replace(/\.0$/, "");
   const [few, many] = [computed(alora), computed(lora)];
   const [quick, slow] = [alora.timing.total_ms, lora.timing.total_ms];
-  const tokens = few === many ? "computed as many tokens as the LoRA" :
-    `computed ${ratio(few, many)} times ${few < many ? "fewer" : "more"} tokens than the LoRA`;
+  const tokens =
+    few === many
+      ? "computed as many tokens as the LoRA"
+      : `computed ${ratio(few, many)} times ${few < many ? "fewer" : "more"} tokens than the LoRA`;
   return `The aLoRA ${tokens} and took ${ratio(quick, slow)} times ${quick < slow ? "less" : "more"} time.`;
 }
 
 function card(check) {
   const verdict = verdictOf(check);
   const { prompt_tokens: all, cached_tokens: cached } = check.usage;
-  const node = make("section", { className: `card ${check.kind}`, ariaLabel: `Check ${check.name}` },
-    make("header", {},
+  const node = make(
+    "section",
+    { className: `card ${check.kind}`, ariaLabel: `Check ${check.name}` },
+    make(
+      "header",
+      {},
       make("h4", { textContent: check.name }),
       make("span", { className: "kind", textContent: kindName(check.kind) }),
-      make("span", { className: `verdict ${verdict.className}`, textContent: `${verdict.sign} ${verdict.word}` })),
-    make("p", { className: "label", textContent: answerOf(check) }));
+      make("span", { className: `verdict ${verdict.className}`, textContent: `${verdict.sign} ${verdict.word}` }),
+    ),
+    make("p", { className: "label", textContent: answerOf(check) }),
+  );
   if (check.requirement) node.append(make("p", { className: "requirement", textContent: check.requirement }));
   node.append(...probabilities(check.probabilities));
-  node.append(make("p", { className: "facts" },
-    make("span", { className: "time", textContent: milliseconds(check.timing.total_ms) }),
-    make("span", { className: "reuse", textContent: `${number(cached)} of ${number(all)} tokens reused` })));
+  node.append(
+    make(
+      "p",
+      { className: "facts" },
+      make("span", { className: "time", textContent: milliseconds(check.timing.total_ms) }),
+      make("span", { className: "reuse", textContent: `${number(cached)} of ${number(all)} tokens reused` }),
+    ),
+  );
   node.append(overview(check), legend(check), ...tokens(check));
   return node;
 }
@@ -84,10 +111,13 @@ function probabilities(of) {
   const ranked = Object.entries(of).sort((one, other) => other[1] - one[1]);
   if (!ranked.length) return [];
   const rows = ranked.map(([label, probability]) =>
-    make("li", {},
+    make(
+      "li",
+      {},
       make("span", { className: "name", textContent: label }),
       make("span", { className: "track" }, bar(probability, "probability")),
-      make("span", { className: "figure", textContent: `${(100 * probability).toFixed(1)}%` })),
+      make("span", { className: "figure", textContent: `${(100 * probability).toFixed(1)}%` }),
+    ),
   );
   const nodes = [make("ol", { className: "probabilities" }, ...rows.slice(0, SHOWN))];
   if (rows.length > SHOWN) {

@@ -6,7 +6,11 @@ export const kindName = (kind) => KINDS[kind] ?? kind;
 
 /** What is left of a name without the words that tell the kind: "tone-alora" and "tone_lora" are both "tone". */
 function stem(name) {
-  return name.toLowerCase().split(/[^\p{L}\p{N}]+/u).filter((word) => word && !(word in KINDS)).join(" ");
+  return name
+    .toLowerCase()
+    .split(/[^\p{L}\p{N}]+/u)
+    .filter((word) => word && !(word in KINDS))
+    .join(" ");
 }
 
 /**
@@ -30,8 +34,9 @@ export function pairs(members) {
 
 function onlyMatch(task, tasks, same) {
   const [one, ...more] = task.members;
-  const matching = tasks.filter(({ members: [two, ...rest] }) =>
-    !more.length && !rest.length && one.kind !== two.kind && same(one, two));
+  const matching = tasks.filter(
+    ({ members: [two, ...rest] }) => !more.length && !rest.length && one.kind !== two.kind && same(one, two),
+  );
   return matching.length === 1 ? matching[0] : null;
 }
 

@@ -27,8 +27,12 @@ export function counts(check) {
 export function legend(check) {
   const of = counts(check);
   const entries = OWNERS.map((owner) =>
-    make("li", {}, make("span", { className: `token ${owner}`, textContent: " a ", ariaHidden: "true" }),
-      ` ${number(of[owner])} ${WORDS[owner]}`),
+    make(
+      "li",
+      {},
+      make("span", { className: `token ${owner}`, textContent: " a ", ariaHidden: "true" }),
+      ` ${number(of[owner])} ${WORDS[owner]}`,
+    ),
   );
   return make("ul", { className: "legend", ariaLabel: "Tokens of the prompt" }, ...entries);
 }
@@ -143,8 +147,12 @@ function point(list, node, check) {
     const index = Number(node.dataset.index);
     const text = JSON.stringify(check.tokens.texts[index]);
     node.ariaLabel = `${text}, token ${index}, ${WORDS[ownerOf(index, check)]}`;
-    showTip(node, text, `token ${number(index)} of ${number(check.tokens.texts.length)}, id ${check.tokens.ids[index]}`,
-      WORDS[ownerOf(index, check)]);
+    showTip(
+      node,
+      text,
+      `token ${number(index)} of ${number(check.tokens.texts.length)}, id ${check.tokens.ids[index]}`,
+      WORDS[ownerOf(index, check)],
+    );
   }
   if (document.activeElement === list) node.scrollIntoView({ block: "nearest" });
 }

@@ -13,11 +13,26 @@ export function turnView(turn, actions) {
   const tools = make("div", { className: "tools" });
   const trouble = make("div", { className: "trouble" });
   const checks = make("section", { className: "checks", ariaLabel: "Checks of this answer" });
-  const node = make("article", { className: "turn" },
-    make("div", { className: "said" },
-      make("h3", { className: "unseen", textContent: "You" }), make("div", { className: "text", textContent: turn.user })),
-    make("div", { className: "answer" }, make("h3", { className: "unseen", textContent: "Model" }), answer, note, tools),
-    trouble, checks);
+  const node = make(
+    "article",
+    { className: "turn" },
+    make(
+      "div",
+      { className: "said" },
+      make("h3", { className: "unseen", textContent: "You" }),
+      make("div", { className: "text", textContent: turn.user }),
+    ),
+    make(
+      "div",
+      { className: "answer" },
+      make("h3", { className: "unseen", textContent: "Model" }),
+      answer,
+      note,
+      tools,
+    ),
+    trouble,
+    checks,
+  );
   const view = { node, checks, grow: growing(turn, text), showAnswer, showChecks };
   showAnswer();
   showChecks();

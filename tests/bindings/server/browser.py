@@ -151,19 +151,21 @@ class Page:
 
     def click(self, selector: str) -> None:
         """A real click in the middle of an element."""
-        x, y = self.evaluate(
-            f"(() => {{ const n = document.querySelector({json.dumps(selector)}); n.scrollIntoView({{block: 'nearest'}});"
-            "const r = n.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"
-        )
-        for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
-            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+        self.evaluate(f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'nearest'}})")
+        self.hover(selector)
+        for kind in ("mousePressed", "mouseReleased"):
+            self._mouse(kind, selector)
 
     def hover(self, selector: str) -> None:
+        self._mouse("mouseMoved", selector)
+
+    def _mouse(self, kind: str, selector: str) -> None:
         x, y = self.evaluate(
             f"(() => {{ const r = document.querySelector({json.dumps(selector)}).getClientRects()[0];"
             "return [r.x + r.width / 2, r.y + r.height / 2]; })()"
         )
-        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+        button = "none" if kind == "mouseMoved" else "left"
+        self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, clickCount=1)
 
     def type(self, text: str) -> None:
         self.call("Input.insertText", text=text)
@@ -176,9 +178,7 @@ class Page:
         self.call("Input.dispatchKeyEvent", type="keyUp", **common)
 
     def resize(self, width: int, height: int) -> None:
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
-        )
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
     def prefer(self, **features: str) -> None:
         """Media features, with underscores: ``prefer(prefers_color_scheme="dark")``."""

@@ -1,3 +1,4 @@
-from tests.bindings.server import running
+from tests.bindings.server import page_use, running
 
 client = running.client
+browser, fake, page = page_use.browser, page_use.fake, page_use.page

@@ -59,7 +59,7 @@ def test_served_as_it_lies_there(name: str) -> None:
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["cache-control"] == "no-cache"
     directives = [part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";")]
-    assert {name: value for name, value in directives} == POLICY
+    assert dict(directives) == POLICY
     assert "access-control-allow-origin" not in answer.headers
 
 
@@ -90,7 +90,9 @@ def test_head_has_the_headers_alone() -> None:
     asked(ask)
 
 
-@pytest.mark.parametrize("path", ["/page.py", "/page.nothing.js", "/page.%2e%2e/app.py", "/page./../app.py", "/page.js/"])
+@pytest.mark.parametrize(
+    "path", ["/page.py", "/page.nothing.js", "/page.%2e%2e/app.py", "/page./../app.py", "/page.js/"]
+)
 def test_nothing_else_is_served(path: str) -> None:
     assert asked(lambda http: http.get(path)).status_code == 404
 
@@ -127,7 +129,12 @@ def test_every_id_that_a_script_names_is_there_once() -> None:
 
 
 def test_every_class_of_the_style_sheet_is_used() -> None:
-    styles = re.sub(r"/\*.*?\*/", "", (FOLDER / "page.css").read_text(encoding="utf-8"), flags=re.DOTALL)
+    styles = re.sub(
+        r"/\*.*?\*/",
+        "",
+        "".join((FOLDER / name).read_text(encoding="utf-8") for name in FILES if name.endswith(".css")),
+        flags=re.DOTALL,
+    )
     selectors = " ".join(re.findall(r"([^{}]+)\{", styles))
     for name in set(re.findall(r"\.([a-z][\w-]*)", selectors)):
         assert re.search(rf"\b{name}\b", HTML + "".join(SCRIPTS.values())), name
