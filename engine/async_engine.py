@@ -262,6 +262,16 @@ class AsyncStream:
         """Token counts of the request so far."""
         return self._sequence.usage
 
+    @property
+    def logprobs(self) -> Seq[Mapping[int, float]]:
+        """As :attr:`RequestOutput.logprobs`, of the tokens so far; a live view, empty unless asked for."""
+        return self._sequence.token_logprobs
+
+    @property
+    def prompt_logprobs(self) -> Seq[Mapping[int, float]]:
+        """As :attr:`RequestOutput.prompt_logprobs` from the second token on; whole when the first chunk has come."""
+        return self._sequence.prompt_logprobs
+
     async def aclose(self) -> None:
         """Give the request up, if it has not ended."""
         self._give_up()

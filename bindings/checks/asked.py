@@ -23,6 +23,7 @@ def asked_ids(
     manifest: Manifest,
     messages: Sequence[Mapping[str, Any]],
     requirement: str | None,
+    untrusted: bool = False,
 ) -> list[int]:
     """What a check prefills, in the layout that the adapter was trained with.
 
@@ -32,9 +33,10 @@ def asked_ids(
         manifest: Its manifest.
         messages: The chat so far, as ``Tokenizer.render`` takes it.
         requirement: The requirement in words; left out where training rows carried none.
+        untrusted: Whether special-token text inside messages and requirement is encoded as ordinary text.
 
     Raises:
-        CheckError: The adapter was trained with requirements and is given none.
+        CheckError: The adapter was trained with requirements and is given none; see also ``check_ids``.
     """
     asked = (requirement or "") if manifest.requirements else None
     if asked is not None and not asked.strip():
@@ -47,4 +49,4 @@ def asked_ids(
         text = text or tokenizer.decode(invocation, skip_special_tokens=False)
     else:  # a LoRA has no activation tokens; it was trained with the same words at the same place
         invocation = tokenizer.encode(text, add_special_tokens=False)
-    return check_ids(tokenizer, manifest.layout, messages, asked, invocation, text)
+    return check_ids(tokenizer, manifest.layout, messages, asked, invocation, text, untrusted)

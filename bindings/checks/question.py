@@ -103,6 +103,7 @@ def question(
     messages: Sequence[Mapping[str, Any]],
     requirement: str | None,
     decide: bool = True,
+    untrusted: bool = False,
 ) -> Question:
     """What to ask an adapter about a chat, in the layout it was trained with.
 
@@ -115,6 +116,7 @@ def question(
         messages: The chat so far, as ``Tokenizer.render`` takes it.
         requirement: The requirement in words; left out of the prompt where training rows carried none.
         decide: Whether a verdict is asked for. False: where nothing decides, :attr:`Verdict.passed` is None.
+        untrusted: Whether special-token text inside messages and requirement is encoded as ordinary text.
 
     Raises:
         CheckError: The adapter cannot check, was trained with requirements and is given none, or a verdict is asked
@@ -130,7 +132,7 @@ def question(
         if decide:
             raise
         passing = None
-    ids = asked_ids(tokenizer, info, manifest, messages, requirement)
+    ids = asked_ids(tokenizer, info, manifest, messages, requirement, untrusted)
     if writes(info):
         sampling = SamplingParams(max_tokens=MAX_ANSWER_TOKENS)
         return Question(info, GenerateRequest(ids, sampling, info.name, info.digest), passing)

@@ -11,6 +11,7 @@ from alorakit.bindings.cli.errors import Debug, reported
 from alorakit.bindings.cli.eval import evaluate
 from alorakit.bindings.cli.import_gguf import import_gguf
 from alorakit.bindings.cli.info import info
+from alorakit.bindings.cli.serve import serve
 from alorakit.bindings.cli.train import train
 from alorakit.bindings.cli.upload import upload
 
@@ -31,7 +32,7 @@ def demo(
 def alora_app() -> typer.Typer:
     """The commands, as an app."""
     app = typer.Typer(help="Train and use activated LoRA adapters.", no_args_is_help=True)
-    for command in (train, check, demo, info, upload, add_readme, import_gguf):
+    for command in (train, check, serve, demo, info, upload, add_readme, import_gguf):
         app.command()(command)
     app.command("eval")(evaluate)
     return app

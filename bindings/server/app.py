@@ -2,6 +2,7 @@
 
 import time
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -9,21 +10,23 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from alorakit.bindings.server import health, models, page
+from alorakit.bindings.server import adapters, chat, checks, completions, health, metrics, models, page, score
 from alorakit.bindings.server.config import ServerConfig
 from alorakit.bindings.server.errors import HttpError, as_http_error
 from alorakit.bindings.server.guard import Guard
 from alorakit.bindings.server.openapi import describe
 from alorakit.bindings.server.state import ServerState
 from alorakit.bindings.server.validation import as_field_error
-from alorakit.engine.async_engine import AsyncEngine
 from alorakit.engine.errors import AlorakitError
 
+if TYPE_CHECKING:
+    from alorakit.engine.async_engine import AsyncEngine
+
 # Each has a ``router``; to add an endpoint, write a module and name it here.
-MODULES: tuple[ModuleType, ...] = (models, health, page)
+MODULES: tuple[ModuleType, ...] = (models, chat, completions, checks, score, adapters, health, metrics, page)
 
 
-def create_app(engine: AsyncEngine | None, config: ServerConfig) -> FastAPI:
+def create_app(engine: "AsyncEngine | None", config: ServerConfig) -> FastAPI:
     """The application; ``app.state.alorakit`` is its :class:`ServerState`.
 
     Args:
@@ -34,6 +37,7 @@ def create_app(engine: AsyncEngine | None, config: ServerConfig) -> FastAPI:
     # The pages for documentation would load scripts from elsewhere.
     app = FastAPI(title="alorakit", docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.alorakit = state
+    app.state.metrics = metrics.ServerMetrics(state)
     for module in MODULES:
         app.include_router(module.router)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]

@@ -80,7 +80,7 @@ class ServerConfig:
         if not self.api_keys and not is_loopback(self.host):
             raise ConfigError(
                 f"host={shown(self.host)} is open to the network and there is no API key; set ALORAKIT_API_KEYS (or "
-                "--api-keys), or use --host 127.0.0.1"
+                "--api-key), or use --host 127.0.0.1"
             )
 
 

@@ -93,6 +93,8 @@ def as_http_error(error: BaseException, request_id: str) -> HttpError:
         log.error("request %s failed", request_id, exc_info=error)
         return HttpError(500, f"the server failed on this request (x-request-id {request_id}); see the server's log")
     message = str(error)
+    if isinstance(error, AdapterNotFoundError):
+        return HttpError(404, message, param="model", code="model_not_found")
     name = message.split("=", 1)[0]
     return HttpError(status, message, param=name if status == 400 and name.isidentifier() else None)
 
@@ -102,7 +104,6 @@ def _status(error: BaseException) -> int:
         return 500
     kinds: dict[type[AlorakitError], int] = {
         EngineBusyError: 429,
-        AdapterNotFoundError: 404,
         ClosedError: 503,
         HubError: 502,
     }

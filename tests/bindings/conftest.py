@@ -42,7 +42,11 @@ class FakeTokenizer:
         return "".join(chr(token) for token in ids if token != STOP)
 
     def render(
-        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False, **variables: Any
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = False,
+        untrusted: bool = False,
+        **variables: Any,
     ) -> list[int]:
         self.variables = variables
         ids: list[int] = []

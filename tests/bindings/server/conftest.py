@@ -1,4 +1,4 @@
 from tests.bindings.server import page_use, running
 
-client = running.client
+client, live = running.client, running.live
 browser, fake, page = page_use.browser, page_use.fake, page_use.page
