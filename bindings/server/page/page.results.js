@@ -4,7 +4,7 @@ import { announce, bar, button, make, milliseconds, number } from "./page.dom.js
 import { kindName, pairs } from "./page.tasks.js";
 import { OWNERS, counts, legend, strip } from "./page.tokens.js";
 
-const SHOWN = 5; // probabilities; the rest is folded
+const SHOWN = 3; // probabilities; the rest is folded
 const VERDICTS = new Map([
   [true, { word: "passes", sign: "✓", className: "passes" }],
   [false, { word: "fails", sign: "✗", className: "fails" }],

@@ -16,11 +16,14 @@ from tests.bindings.server.page_use import answered, send
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 REQUIREMENT = "The failure mode must not be 'no_failure'."
-QUESTION = """Sum up this note in two sentences.
+FIRST = """Sum up this note in one sentence.
 
-Night shift stopped pump T-986 as a precaution. Rod cap bolts had backed off by half a turn. The knock goes away when \
-that cylinder's plug is pulled, and a hairline crack runs from the oil hole of the rod toward the cap. Tank is full, \
-lines are clear, oil level has not moved in a month."""
+Night shift stopped pump T-986 as a precaution. Heavy knock from the crankcase, twice per turn, worse under load. Rod \
+cap bolts had backed off by half a turn. The knock goes away when that cylinder's plug is pulled, and a hairline crack \
+runs from the oil hole of the rod toward the cap. Tank is full, the lines are clear, and the oil level has not moved in \
+a month. The coolant was changed last week and stays below 80 degrees. Bearings run cool and quiet. Half of a rod bolt \
+was lying in the oil pan."""
+SECOND = "What should the day shift do first?"
 PICTURES = (("light", 1280, 900, "light"), ("dark", 1280, 900, "dark"), ("narrow", 390, 844, "light"))
 
 
@@ -47,18 +50,25 @@ def main() -> None:
 
 
 def converse(page: Page, url: str) -> None:
-    """Pick every adapter, with a requirement for those that have several labels, and ask a question."""
+    """Two turns; the second one is checked by every adapter."""
     page.open(url)
     page.wait("document.querySelector('.choice')")
-    page.evaluate("document.querySelector('#temperature').value = 0;"
-                  "document.querySelector('#temperature').dispatchEvent(new Event('change'))")  # fmt: skip
-    page.evaluate("document.querySelectorAll('.choice input[type=checkbox]').forEach((box) => box.click())")
-    page.evaluate(f"""document.querySelectorAll('.pair .choice input[type=text]').forEach((input) => {{
-        input.value = {json.dumps(REQUIREMENT)};
-        input.dispatchEvent(new Event('input'));
-    }})""")
-    send(page, QUESTION)
+    fill(page, "#temperature", "0")
+    fill(page, "#max-tokens", "64")
+    send(page, FIRST)
     answered(page)
+    page.evaluate("document.querySelectorAll('.choice input[type=checkbox]').forEach((box) => box.click())")
+    fill(page, ".pair .choice input[type=text]", REQUIREMENT)
+    send(page, SECOND)
+    answered(page)
+
+
+def fill(page: Page, selector: str, value: str) -> None:
+    """Write into fields as a user does."""
+    page.evaluate(f"""document.querySelectorAll({json.dumps(selector)}).forEach((field) => {{
+        field.value = {json.dumps(value)};
+        for (const kind of ["input", "change"]) field.dispatchEvent(new Event(kind));
+    }})""")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 import asyncio
 import re
+import tomllib
 from collections.abc import Callable
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -95,6 +97,12 @@ def test_head_has_the_headers_alone() -> None:
 )
 def test_nothing_else_is_served(path: str) -> None:
     assert asked(lambda http: http.get(path)).status_code == 404
+
+
+def test_a_wheel_holds_every_file() -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8"))
+    [pattern] = project["tool"]["setuptools"]["package-data"]["alorakit.bindings.server"]
+    assert sorted(path.name for path in FOLDER.parent.glob(pattern)) == FILES
 
 
 def test_not_in_the_openapi_document() -> None:
