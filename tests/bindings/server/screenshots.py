@@ -20,8 +20,8 @@ FIRST = """Sum up this note in one sentence.
 
 Night shift stopped pump T-986 as a precaution. Heavy knock from the crankcase, twice per turn, worse under load. Rod \
 cap bolts had backed off by half a turn. The knock goes away when that cylinder's plug is pulled, and a hairline crack \
-runs from the oil hole of the rod toward the cap. Tank is full, the lines are clear, and the oil level has not moved in \
-a month. The coolant was changed last week and stays below 80 degrees. Bearings run cool and quiet. Half of a rod bolt \
+runs from the oil hole of the rod toward the cap. Tank is full, the lines are clear, the oil level has not moved in a \
+month. The coolant was changed last week and stays below 80 degrees. Bearings run cool and quiet. Half of a rod bolt \
 was lying in the oil pan."""
 SECOND = "What should the day shift do first?"
 PICTURES = (("light", 1280, 900, "light"), ("dark", 1280, 900, "dark"), ("narrow", 390, 844, "light"))

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tests.bindings.server.browser import Page
-from tests.bindings.server.page_fake import LABELS, PROMPT_TOKENS, Fake
+from tests.bindings.server.page_fake import LABELS, PROMPT_TOKENS, Fake, adapter
 from tests.bindings.server.page_use import answered, pick, send
 
 
@@ -47,6 +47,29 @@ def test_checks_are_asked_when_none_is_picked(page: Page, fake: Fake) -> None:
     page.wait("document.querySelector('.card')")
     assert len(fake.bodies("/v1/checks")) == 1
     assert page.count(".problem") == 0
+
+
+@pytest.mark.parametrize(
+    ("adapters", "together"),
+    [
+        ([("my_adapter", "alora", "ab"), ("for_comparison", "lora", "ab")], [["my_adapter", "for_comparison"]]),
+        ([("Tone-LoRA", "lora", "ab"), ("tone_alora", "alora", "cd")], [["tone_alora", "Tone-LoRA"]]),
+        ([("one", "alora", "ab"), ("two", "alora", "ab"), ("lora", "lora", "ab")], [["one"], ["two"], ["lora"]]),
+        ([("one", "alora", ""), ("two", "lora", "")], [["one"], ["two"]]),
+        ([("one", "lora", "ab"), ("one-b", "lora", "ab")], [["one"], ["one-b"]]),
+    ],
+    ids=["labels", "names", "ambiguous", "no labels", "one kind"],
+)
+def test_adapters_for_the_same_task_are_side_by_side(
+    page: Page, fake: Fake, adapters: list[tuple[str, str, str]], together: list[list[str]]
+) -> None:
+    fake.adapters = [adapter(name, kind, tuple(labels)) for name, kind, labels in adapters]
+    page.click("#reload-adapters")
+    page.wait(f"document.querySelector('#adapters').textContent.includes({adapters[0][0]!r})")
+    found = page.evaluate(
+        "[...document.querySelectorAll('.task')].map((t) => [...t.querySelectorAll('.name')].map((n) => n.textContent))"
+    )
+    assert found == together
 
 
 def test_bars_are_to_scale(page: Page) -> None:
