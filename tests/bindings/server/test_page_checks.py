@@ -54,9 +54,9 @@ def test_checks_are_asked_when_none_is_picked(page: Page, fake: Fake) -> None:
     [
         ([("my_adapter", "alora", "ab"), ("for_comparison", "lora", "ab")], [["my_adapter", "for_comparison"]]),
         ([("Tone-LoRA", "lora", "ab"), ("tone_alora", "alora", "cd")], [["tone_alora", "Tone-LoRA"]]),
-        ([("one", "alora", "ab"), ("two", "alora", "ab"), ("lora", "lora", "ab")], [["one"], ["two"], ["lora"]]),
-        ([("one", "alora", ""), ("two", "lora", "")], [["one"], ["two"]]),
-        ([("one", "lora", "ab"), ("one-b", "lora", "ab")], [["one"], ["one-b"]]),
+        ([("mode", "alora", "ab"), ("two", "alora", "ab"), ("lora", "lora", "ab")], [["mode"], ["two"], ["lora"]]),
+        ([("mode", "alora", ""), ("two", "lora", "")], [["mode"], ["two"]]),
+        ([("mode", "lora", "ab"), ("mode-b", "lora", "ab")], [["mode"], ["mode-b"]]),
     ],
     ids=["labels", "names", "ambiguous", "no labels", "one kind"],
 )
@@ -192,7 +192,7 @@ def test_full_storage_gives_up_old_tokens(page: Page, fake: Fake) -> None:
     big = [{"id": i, "text": "t" * 20_000} for i in range(PROMPT_TOKENS)]
     fake.results["stop"] = {"tokens": big}
     pick(page, "stop")
-    for text in ("one", "two", "three"):
+    for text in ("mode", "two", "three"):
         send(page, text)
         answered(page)
     page.open(fake.url)
