@@ -28,7 +28,7 @@ async function baseModel(signal) {
 
 /** Do one thing at a time; Stop ends it. */
 async function run(work) {
-  if (running) return;
+  if (running) return announce("Something is under way; Escape stops it.");
   running = new AbortController();
   const { signal } = running;
   setBusy(true);

@@ -7,6 +7,7 @@ import { kindName, pairs } from "./page.tasks.js";
 
 const SOON = 2; // seconds, where a server that is loading does not say when
 let known = [];
+let later = null; // the timer of the next try
 
 /**
  * What to ask about an answer, as POST /v1/checks takes it: the picked aLoRAs in one request, the LoRAs in another.
@@ -23,12 +24,13 @@ export function picked() {
 const check = (name) => ({ adapter: name, requirement: state.picked[name].requirement.trim() || null });
 
 export async function loadAdapters() {
+  clearTimeout(later);
   const list = byId("adapters");
   try {
     known = await adapters();
   } catch (error) {
     list.replaceChildren(problem(error, loadAdapters));
-    if (error.status === 503) setTimeout(loadAdapters, 1000 * (error.retryAfter ?? SOON));
+    if (error.status === 503) later = setTimeout(loadAdapters, 1000 * (error.retryAfter ?? SOON));
     return;
   }
   const empty = make("p", {

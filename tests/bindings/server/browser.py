@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,15 +43,24 @@ def started_browser(binary: str, profile: Path) -> Iterator["Browser"]:
         flags.append("--no-sandbox")
     process = subprocess.Popen([binary, *flags, "about:blank"], stderr=subprocess.PIPE, text=True)
     try:
-        assert process.stderr is not None
-        address = next(m[1] for line in process.stderr if (m := re.search(r"listening on (ws://\S+)", line)))
+        address = _address(process)
         with connect(address, max_size=None, proxy=None) as socket:
             yield Browser(socket)
     finally:
         process.terminate()
         process.wait(PATIENCE_S)
-        if process.stderr is not None:
-            process.stderr.close()
+
+
+def _address(process: "subprocess.Popen[str]") -> str:
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if (found := re.search(r"listening on (ws://\S+)", line)) is not None:
+            # Chromium goes on talking, and would wait for whoever does not listen.
+            threading.Thread(target=process.stderr.read, daemon=True).start()
+            return found[1]
+    raise AssertionError(f"the browser does not start: {''.join(said)[-2000:]}")
 
 
 class Browser:

@@ -114,6 +114,11 @@ def test_no_horizontal_scroll(page: Page, fake: Fake, width: int) -> None:
     assert page.count(".card") == 3
     assert page.evaluate(wide) <= 0
     assert page.evaluate("document.querySelector('#send').getBoundingClientRect().right") <= width
+    # The log scrolls, the page never: its head and the field to write in stay where they are.
+    send(page, "and another turn")
+    answered(page)
+    page.evaluate("document.querySelector('#log').scrollTo(0, 0)")
+    assert page.evaluate("document.documentElement.scrollHeight - innerHeight") <= 0
 
 
 def test_reduced_motion(page: Page, fake: Fake) -> None:
