@@ -42,6 +42,7 @@ async function run(work) {
 }
 
 function setBusy(busy) {
+  if (document.activeElement === byId(busy ? "send" : "stop")) draft.focus(); // rather than nowhere
   byId("stop").hidden = !busy;
   byId("send").hidden = busy;
 }

@@ -89,6 +89,22 @@ def test_an_answer_that_breaks_off(page: Page, fake: Fake) -> None:
     ] * 2
 
 
+def test_focus_is_never_lost(page: Page, fake: Fake) -> None:
+    fake.hold = True
+    page.evaluate("document.querySelector('#draft').focus()")
+    page.type("Hi")
+    page.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "send"
+    page.press("Enter")
+    page.wait("document.querySelector('.answer .text')?.textContent.includes('🙂')")
+    assert page.evaluate("document.activeElement.id") == "draft"
+    page.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "stop"
+    page.press("Enter")
+    answered(page)
+    assert page.evaluate("document.activeElement.id") == "draft"
+
+
 @pytest.mark.parametrize(("status", "path"), [(429, "/v1/chat/completions"), (503, "/v1/checks")])
 def test_busy_says_when_to_try_again(page: Page, fake: Fake, status: int, path: str) -> None:
     fake.failures[path] = [(status, "9 requests wait already, the limit is 9", {"Retry-After": "30"})]
