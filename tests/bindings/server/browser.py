@@ -196,4 +196,6 @@ class Page:
         self.call("Emulation.setEmulatedMedia", features=wanted)
 
     def screenshot(self) -> bytes:
+        """What is to be seen, once it has been drawn."""
+        self.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
         return base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])

@@ -16,14 +16,11 @@ from tests.bindings.server.page_use import answered, send
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 REQUIREMENT = "The failure mode must not be 'no_failure'."
-FIRST = """Sum up this note in one sentence.
-
-Night shift stopped pump T-986 as a precaution. Heavy knock from the crankcase, twice per turn, worse under load. Rod \
-cap bolts had backed off by half a turn. The knock goes away when that cylinder's plug is pulled, and a hairline crack \
-runs from the oil hole of the rod toward the cap. Tank is full, the lines are clear, the oil level has not moved in a \
-month. The coolant was changed last week and stays below 80 degrees. Bearings run cool and quiet. Half of a rod bolt \
-was lying in the oil pan."""
-SECOND = "What should the day shift do first?"
+FIRST = """Write a short triage summary of this technician note: Night shift stopped pump T-986 as a precaution. \
+Heavy knock from the crankcase, twice per turn, worse under load. Rod cap bolts had backed off by half a turn. The \
+knock goes away when that cylinder's plug is pulled, and a hairline crack runs from the oil hole of the rod toward the \
+cap. Tank is full, lines are clear, oil level has not moved in a month. Half of a rod bolt was lying in the oil pan."""
+SECOND = "Why is that dangerous?"
 PICTURES = (("light", 1280, 900, "light"), ("dark", 1280, 900, "dark"), ("narrow", 390, 844, "light"))
 
 
@@ -54,7 +51,7 @@ def converse(page: Page, url: str) -> None:
     page.open(url)
     page.wait("document.querySelector('.choice')")
     fill(page, "#temperature", "0")
-    fill(page, "#max-tokens", "64")
+    fill(page, "#max-tokens", "48")
     send(page, FIRST)
     answered(page)
     page.evaluate("document.querySelectorAll('.choice input[type=checkbox]').forEach((box) => box.click())")
