@@ -10,7 +10,7 @@ MELLEA := mellea==0.8.0
 # Tests run on one thread each, so that two processes fit two cores.
 PARALLEL := -n 2 --dist loadfile
 
-.PHONY: help demo test test-all lint bench clean
+.PHONY: help demo test test-all lint bench bench-check docs clean
 .DELETE_ON_ERROR:
 
 help:
@@ -18,7 +18,9 @@ help:
 	@echo "make test      install into $(VENV), then lint, type check and run all tests but the slow ones"
 	@echo "make test-all  the same with the slow ones: long sweeps over shapes"
 	@echo "make lint      lint and type check only"
-	@echo "make bench     run the benchmarks"
+	@echo "make bench     run the benchmark suite, write docs/benchmarks.md (under 30 minutes)"
+	@echo "make bench-check  a quick run against the committed one: fails if a ratio got worse by over 15%"
+	@echo "make docs      build the documentation with the API reference into build/docs"
 	@echo "make clean     remove $(VENV), builds and tool caches"
 
 demo: $(VENV)/.demo
@@ -42,9 +44,16 @@ lint: $(VENV)/.test
 	@$(BIN)/mypy
 
 bench: $(VENV)/.test
-	@for file in $(sort $(wildcard benchmarks/bench_*.py)); do \
-		name=$$(basename $$file .py); echo "== Benchmark $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; \
-	done
+	@echo "== Running the benchmark suite (under 30 minutes on 2 cores)"
+	@$(BIN)/python -m benchmarks.suite.run
+
+bench-check: $(VENV)/.test
+	@echo "== Comparing a quick run with the committed one"
+	@$(BIN)/python -m benchmarks.suite.compare
+
+docs: $(VENV)/.docs
+	@echo "== Building the documentation: build/docs/index.html"
+	@$(BIN)/python -m docs.build
 
 clean:
 	@echo "== Removing $(VENV), builds and tool caches"
@@ -64,6 +73,12 @@ $(VENV)/.test: pyproject.toml constraints.txt Makefile | $(BIN)/python
 	@rm -rf $(VENV)/mellea
 	@$(PIP) --no-deps --target $(VENV)/mellea $(MELLEA)
 	@touch $@ $(VENV)/.demo
+
+# What builds the documentation; the reference shows the bindings for Mellea, so the tests' installation comes first.
+$(VENV)/.docs: $(VENV)/.test
+	@echo "== Installing what builds the documentation into $(VENV)"
+	@$(PIP) --constraint constraints.txt --editable '.[docs]'
+	@touch $@
 
 $(BIN)/python:
 	@echo "== Making a virtual environment in $(VENV)"

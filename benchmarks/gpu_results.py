@@ -66,7 +66,7 @@ class Results:
         content = {
             **self.about,
             "figures": self.figures,
-            "targets": {t.what: {"value": round(t.value, 4), "limit": t.limit, "met": t.met} for t in self.targets},
+            "targets": {target.what: target.to_json() for target in self.targets},
             "errors": self.errors,
         }
         beside = self.path.with_suffix(".tmp")

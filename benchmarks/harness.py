@@ -55,6 +55,11 @@ class Target:
         """Whether it is reached."""
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
+    def to_json(self) -> dict[str, object]:
+        """As reports have it, under ``what``."""
+        found = {"value": round(self.value, 4), "limit": self.limit, "met": self.met}
+        return {**found, "at_least": self.at_least, "unit": self.unit}
+
     def __str__(self) -> str:
         """One line of the report."""
         bound = f"at {'least' if self.at_least else 'most'} {self.limit:g}{self.unit}"
@@ -142,7 +147,7 @@ def report(
         "ratio": {name: round(t.median / base, 2) for name, t in timings.items()},
         "rounds": rounds,
         "dropped": dropped,
-        "targets": {t.what: {"value": round(t.value, 4), "limit": t.limit, "met": t.met} for t in targets},
+        "targets": {target.what: target.to_json() for target in targets},
         "times_limit": {name: round(timings[name].median / limit, 3) for name, limit in (limits or {}).items()},
         "threads": torch.get_num_threads(),
         "machine": platform.processor() or platform.machine(),

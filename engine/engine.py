@@ -1,6 +1,6 @@
 """The engine: prompts in, answers out; base, LoRA and aLoRA requests in one batch over one KV cache."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from collections.abc import Sequence as Seq
 from pathlib import Path
 from types import TracebackType
@@ -106,6 +106,9 @@ class Engine:
             path: Folder with ``adapter_config.json`` and ``adapter_model.safetensors``.
             replace: Take the place of an adapter of that name; running requests keep the weights they began with.
             layout: Check layout (``"chat"`` or ``"mellea"``) for a folder without ``alorakit.json``.
+
+        Returns:
+            What is known of it.
 
         Raises:
             AdapterError: The name is taken, or the folder cannot be loaded; nothing is registered then.
@@ -213,7 +216,7 @@ class Engine:
 
     def stream(
         self, prompt: Prompt, sampling: SamplingParams | None = None, adapter: str | None = None
-    ) -> Iterator[StreamChunk]:
+    ) -> Generator[StreamChunk, None, None]:
         """Answer one prompt piece by piece; leaving the loop early frees what the request holds.
 
         Yields:
@@ -228,7 +231,7 @@ class Engine:
             raise RequestError(f"n={len(more) + 1} cannot be streamed; use n=1, or generate")
         return self._chunks(sequence)
 
-    def _chunks(self, sequence: Sequence) -> Iterator[StreamChunk]:
+    def _chunks(self, sequence: Sequence) -> Generator[StreamChunk, None, None]:
         self.check_open()  # it may have been closed since the call
         yield from self.loop.stream(sequence)
 

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,6 +16,8 @@ from alorakit.engine.errors import ModelNotFoundError, UnsupportedModelError, We
 MARKER_NAME = "alorakit-source.json"
 _CONFIG_DROP = ("quantization_config", "_name_or_path", "_model_name_or_path", "transformers_version")
 _NEEDED = ("transformers", "gguf", "accelerate")
+
+Progress = Callable[[int, int, str], object]
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,13 @@ def describe_gguf(path: Path) -> GgufSummary:
     return GgufSummary(architecture, max(sizes, key=lambda name: sizes[name]))
 
 
-def convert_gguf(gguf_path: str | Path, out_dir: str | Path, dtype: str = "bfloat16", marker: str = "") -> Path:
+def convert_gguf(
+    gguf_path: str | Path,
+    out_dir: str | Path,
+    dtype: str = "bfloat16",
+    marker: str = "",
+    progress: Progress | None = None,
+) -> Path:
     """Write ``out_dir`` as a plain Hugging Face folder with the model of a GGUF file.
 
     The folder appears whole or not at all. If another process made it meanwhile, its folder stands.
@@ -69,6 +77,8 @@ def convert_gguf(gguf_path: str | Path, out_dir: str | Path, dtype: str = "bfloa
         out_dir: Folder to make; an existing one is left as it is.
         dtype: Name of the torch dtype that the dequantized weights are saved in.
         marker: Contents of ``alorakit-source.json`` in the folder; empty for none.
+        progress: Called with what is done, of how much, and in which stage: ``"read"``, which counts tensors, or
+            ``"write"``.
 
     Returns:
         ``out_dir``.
@@ -89,11 +99,13 @@ def convert_gguf(gguf_path: str | Path, out_dir: str | Path, dtype: str = "bfloa
     except OSError as exc:
         raise ModelNotFoundError(f"{target}: cannot be written ({exc}); point ALORAKIT_CACHE elsewhere") from exc
     try:
-        with _quiet_transformers():
-            _write_folder(source, scratch, dtype)
+        told = progress or (lambda done, total, stage: None)
+        with _quiet_transformers(told):
+            _write_folder(source, scratch, dtype, told)
         if marker:
             (scratch / MARKER_NAME).write_text(marker, encoding="utf-8")
         _publish(scratch)
+        told(1, 1, "write")
         try:
             scratch.rename(target)
         except OSError:
@@ -108,6 +120,13 @@ def convert_gguf(gguf_path: str | Path, out_dir: str | Path, dtype: str = "bfloa
     return target
 
 
+def _counted(items: Sequence[Any], progress: Progress) -> Iterator[Any]:
+    for done, item in enumerate(items):
+        progress(done, len(items), "read")
+        yield item
+    progress(len(items), len(items), "read")
+
+
 def _check_packages(source: Path) -> None:
     if absent := [name for name in _NEEDED if find_spec(name) is None]:
         raise ModelNotFoundError(
@@ -120,7 +139,7 @@ def _said(exc: Exception) -> str:
     return " ".join(str(exc).split())[:200] or type(exc).__name__
 
 
-def _write_folder(source: Path, folder: Path, dtype: str) -> None:
+def _write_folder(source: Path, folder: Path, dtype: str, progress: Progress) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -133,6 +152,7 @@ def _write_folder(source: Path, folder: Path, dtype: str) -> None:
         model = type(loaded)(config)
     model.load_state_dict(loaded.state_dict(), assign=True)
     model.tie_weights()
+    progress(0, 1, "write")
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     _edit_json(folder / "config.json", drop=_CONFIG_DROP)
 
@@ -174,8 +194,8 @@ def _publish(folder: Path) -> None:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """No progress bars and no warnings from transformers; its settings are put back afterwards."""
+def _quiet_transformers(progress: Progress) -> Iterator[None]:
+    """No progress bars and no warnings from transformers, but the progress of its reader; put back afterwards."""
     from transformers import modeling_gguf_pytorch_utils as reader
     from transformers.utils import logging
 
@@ -183,7 +203,7 @@ def _quiet_transformers() -> Iterator[None]:
     bars = logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    reader.tqdm = lambda items, **_: items
+    reader.tqdm = lambda items, **_: _counted(items, progress)
     try:
         yield
     finally:

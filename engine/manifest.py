@@ -22,7 +22,7 @@ class Manifest:
 
     Attributes:
         layout: Name of the check layout (see :mod:`alorakit.engine.layouts`): ``"chat"`` or ``"mellea"``.
-        requirements: Whether training rows carried a requirement; if not, checks render an empty one.
+        requirements: Whether training rows carried a requirement; if not, checks leave it out.
         labels: Every label seen in training, sorted.
         pass_labels: Labels that pass a check, if the trainer was told; else None.
         fail_labels: Labels that fail a check, if the trainer was told; else None.

@@ -63,7 +63,7 @@ def resolve_model(name: str | Path, revision: str | None = None) -> ResolvedMode
         raise ModelNotFoundError(f"{text}: is a file, not a model; pass the folder that holds config.json")
     from alorakit.engine.hub import hub_folder  # a folder is served without the Hub's client
 
-    repo_id, revision, folder = _hub_name(text, revision, "model")
+    repo_id, revision, folder = _hub_name(text, revision, "a model")
     if folder:
         raise ModelNotFoundError(f"{text!r}: no such folder, and not a Hub id; pass a model folder or an owner/name")
     try:
@@ -105,7 +105,7 @@ def resolve_adapter(name: str | Path, revision: str | None = None) -> Path:
     from alorakit.engine.hub import hub_folder
 
     try:
-        repo_id, revision, folder = _hub_name(text, revision, "adapter")
+        repo_id, revision, folder = _hub_name(text, revision, "an adapter")
         if "/" not in repo_id:  # no adapter's id; a folder's name that was mistyped
             raise ModelNotFoundError("a repository's name has its owner before it")
         return hub_folder(repo_id, revision, ("adapter_config.json", "adapter_model.safetensors"), folder)
@@ -135,7 +135,7 @@ def _hub_name(text: str, revision: str | None, kind: str) -> tuple[str, str | No
 
     name = parse_name(text)
     if name is None:
-        raise ModelNotFoundError(f"{text!r}: no such folder, and not a Hub id; pass a {kind} folder or an owner/name")
+        raise ModelNotFoundError(f"{text!r}: no such folder, and not a Hub id; pass {kind} folder or an owner/name")
     if name.revision is not None and revision not in (None, name.revision):
         raise ModelNotFoundError(f"{text!r} names one revision and revision={revision!r} another; give one of them")
     return name.repo_id, name.revision or revision, name.folder

@@ -199,7 +199,14 @@ class RequestOutput:
 
 @dataclass(frozen=True)
 class StreamChunk:
-    """A piece of a streamed answer; ``finish_reason`` is set on the last one."""
+    """A piece of a streamed answer.
+
+    Attributes:
+        text: The text that is new.
+        token_ids: The ids that are new.
+        finish_reason: Why it ended; set on the last piece.
+        output: The whole answer; set on the last piece.
+    """
 
     text: str
     token_ids: list[int]

@@ -4,8 +4,6 @@ import json
 from numbers import Integral, Real
 from typing import Any
 
-import numpy as np
-
 from alorakit.engine.errors import RequestError, shown
 
 MAX_STRUCTURED_CHARS = 1 << 18
@@ -42,6 +40,8 @@ def as_bool(name: str, value: object) -> bool:
     Raises:
         RequestError: No bool.
     """
+    import numpy as np  # here, because the command line reads defaults from this layer and must be quick
+
     if not isinstance(value, bool | np.bool_):
         raise RequestError(f"{name}={shown(value)} must be True or False")
     return bool(value)

@@ -12,7 +12,7 @@ from alorakit.engine.tokenizer import Tokenizer
 
 
 def share_outside_model(step_seconds: Mapping[str, float]) -> float:
-    """Share of step time, from 0 to 1, that is not the forward pass; 0.0 if there was no step."""
+    """Share of ``step_seconds``, from 0 to 1, that is not the forward pass; 0.0 if there was no step."""
     total = sum(step_seconds.values())
     return 1.0 - step_seconds["model"] / total if total else 0.0
 

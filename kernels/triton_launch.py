@@ -17,7 +17,7 @@ def warps_for(columns: int, item: int, splits: int) -> dict[str, int]:
     Left to itself the assembler rather spills a register than have fewer programs on a multiprocessor; there are never
     many of these. The loads of all splits are in flight together.
     """
-    warps = min(16, max(4 if splits <= 2 else 8, columns * item // 64))
+    warps = min(16, max(4 if splits <= 2 else 8, triton.next_power_of_2(columns * item // 64)))
     return {"num_warps": warps, "maxnreg": min(255, 65536 // (32 * warps))}
 
 

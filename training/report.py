@@ -67,7 +67,7 @@ class TrainReport:
     versions: dict[str, str] = field(default_factory=dict)
 
     def to_json(self, config: TrainConfig) -> str:
-        """Text of ``training.json``: the settings and these figures; no rows of data, no paths."""
+        """Text of ``training.json``: the settings of ``config`` and these figures; no rows of data, no paths."""
         figures: dict[str, Any] = asdict(self)
         del figures["path"]
         return json.dumps({"config": asdict(config), **figures}, indent=2, ensure_ascii=False) + "\n"

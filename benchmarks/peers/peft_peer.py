@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -40,9 +41,12 @@ def load_adapter(folder: Path, adapter: Path, dtype: torch.dtype) -> PeftModel:
 
 
 @torch.inference_mode()
-def generate(model: torch.nn.Module, ids: list[int], new: int, cache: DynamicCache | None = None) -> list[int]:
-    """``new`` greedy tokens by ``generate``; a cache of the context saves its prefill."""
-    return _greedy(model, torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long), new, cache)[0]
+def generate(
+    model: torch.nn.Module, ids: list[int], new: int, cache: DynamicCache | None = None, streamer: Any = None
+) -> list[int]:
+    """``new`` greedy tokens by ``generate``; a cache of the context saves its prefill, a streamer sees each token."""
+    mask = torch.ones(1, len(ids), dtype=torch.long)
+    return _greedy(model, torch.tensor([ids]), mask, new, cache, streamer)[0]
 
 
 def generate_one_by_one(model: torch.nn.Module, prompts: list[list[int]], new: int) -> list[list[int]]:
@@ -60,12 +64,19 @@ def generate_padded(model: torch.nn.Module, prompts: list[list[int]], new: int) 
 
 
 def _greedy(
-    model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, new: int, cache: DynamicCache | None = None
+    model: torch.nn.Module,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    new: int,
+    cache: DynamicCache | None = None,
+    streamer: Any = None,
 ) -> list[list[int]]:
     """Exactly ``new`` tokens after each row of ``ids`` and ``mask`` int64 [prompts, tokens]."""
+    device = next(model.parameters()).device
     out = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
+        input_ids=ids.to(device),
+        attention_mask=mask.to(device),
+        streamer=streamer,
         max_new_tokens=new,
         min_new_tokens=new,
         do_sample=False,
@@ -76,9 +87,9 @@ def _greedy(
 
 
 @torch.inference_mode()
-def context_cache(model: torch.nn.Module, context: list[int]) -> DynamicCache:
+def context_cache(model: torch.nn.Module, context: list[int], device: torch.device | str = "cpu") -> DynamicCache:
     """The base model's KV of a context, kept by hand: what nobody does, and what an aLoRA makes possible."""
     cache = DynamicCache(config=model.config)
     with model.disable_adapter() if isinstance(model, PeftModel) else nullcontext():
-        model(input_ids=torch.tensor([context]), past_key_values=cache, use_cache=True)
+        model(input_ids=torch.tensor([context], device=device), past_key_values=cache, use_cache=True)
     return cache

@@ -1,1 +1,1 @@
-"""The command line: ``m alora train``, ``check`` and ``demo``; ``alorakit`` has the same commands."""
+"""The command line: ``m alora train``, ``check``, ``chat`` …; ``alorakit`` has the same commands."""

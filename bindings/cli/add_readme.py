@@ -1,5 +1,6 @@
 """``m alora add-readme``: the model card of an adapter folder, made again from what lies in it."""
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,7 @@ def add_readme(
     ] = False,
     ask: Annotated[bool, typer.Option("--ask", help="Show the card, and ask before it is written.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the card and write nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, the card in it.")] = False,
     debug: Debug = False,
 ) -> None:
     """Write the model card, README.md, from alorakit.json, training.json and adapter_config.json."""
@@ -32,17 +34,24 @@ def add_readme(
         from alorakit.training.card_again import card_of
 
         card = card_of(path, basemodel)
-        if ask or dry_run:
-            typer.echo(card, nl=False)
-        if dry_run:
-            return
-        replaced = _check_old(path, card, force)
-        if ask and not typer.confirm(f"Write this to {path / _CARD}?"):
-            raise typer.Exit(1)
-        if replaced:  # a copy: whatever happens while the new card is written, there is one
-            write_whole(path / _BACKUP, (path / _CARD).read_bytes(), "make the folder writable")
-        write_whole(path / _CARD, card.encode(), "make the folder writable")
-        typer.echo(f"wrote {path / _CARD}{f', and kept the old one as {_BACKUP}' if replaced else ''}")
+        if ask or (dry_run and not as_json):
+            typer.echo(card, nl=False, err=as_json)
+        replaced = not dry_run and _check_old(path, card, force)
+        if not dry_run:
+            if ask and not typer.confirm(f"Write this to {path / _CARD}?", err=as_json):
+                raise typer.Exit(1)
+            _write(path, card, replaced)
+        if as_json:
+            report = {"path": str(path / _CARD), "written": not dry_run, "kept": _BACKUP if replaced else None}
+            typer.echo(json.dumps({**report, "card": card}, ensure_ascii=False))
+        elif not dry_run:
+            typer.echo(f"wrote {path / _CARD}{f', and kept the old one as {_BACKUP}' if replaced else ''}")
+
+
+def _write(folder: Path, card: str, replaced: bool) -> None:
+    if replaced:  # a copy: whatever happens while the new card is written, there is one
+        write_whole(folder / _BACKUP, (folder / _CARD).read_bytes(), "make the folder writable")
+    write_whole(folder / _CARD, card.encode(), "make the folder writable")
 
 
 def _check_old(folder: Path, card: str, force: bool) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from alorakit.bindings.adapter_names import adapter_name
 from alorakit.bindings.cli.errors import Debug, reported
 from alorakit.engine.adapter_config import AdapterConfig
 from alorakit.engine.config import EngineConfig
@@ -63,7 +64,7 @@ def check(
 
         engine = Engine.from_pretrained(base, device=device)
         try:
-            report = run_check(engine, folder, text, requirement)
+            report = run_check(engine, folder, text, requirement, adapter_name(adapter))
         finally:
             engine.close()
         typer.echo(json.dumps(asdict(report), ensure_ascii=False) if as_json else render(report))
@@ -90,7 +91,9 @@ def base_model(adapter: Path) -> str:
     return name
 
 
-def run_check(engine: "Engine", adapter: Path, text: str, requirement: str | None) -> CheckReport:
+def run_check(
+    engine: "Engine", adapter: Path, text: str, requirement: str | None, name: str | None = None
+) -> CheckReport:
     """Let the base model read a text, then check it with an adapter that reuses what was read.
 
     Args:
@@ -98,6 +101,7 @@ def run_check(engine: "Engine", adapter: Path, text: str, requirement: str | Non
         adapter: Adapter folder.
         text: The text to check, as one user message.
         requirement: Requirement in words, or None.
+        name: What the adapter is called; None: as its folder.
 
     Raises:
         CheckError: The adapter cannot check, or a requirement is given and does not say which labels pass.
@@ -106,7 +110,7 @@ def run_check(engine: "Engine", adapter: Path, text: str, requirement: str | Non
     from alorakit.bindings.checks.question import question
     from alorakit.engine.request import SamplingParams
 
-    info = engine.add_adapter(adapter.resolve().name, adapter)
+    info = engine.add_adapter(name or adapter_name(adapter), adapter)
     chat = [{"role": "user", "content": text}]
     # Where no requirement is given, nobody asked for a verdict: the label is the answer, or the text.
     asked = question(engine.tokenizer, info, chat, requirement, decide=requirement is not None)

@@ -114,7 +114,8 @@ def add_plain_lora(engine: Engine, adapter: str, folder: Path) -> str:
             made = Path(name) / folder.name
             made.mkdir()
             for file in ("adapter_model.safetensors", MANIFEST_NAME):
-                shutil.copyfile(source / file, made / file)
+                if (source / file).is_file():  # adapters from elsewhere have no manifest
+                    shutil.copyfile(source / file, made / file)
             write_file(made / "adapter_config.json", json.dumps(config, indent=2) + "\n")
             if folder.exists():
                 folder.rename(Path(name) / "old")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from alorakit.bindings.adapter_names import adapter_name
+from alorakit.bindings.cli.adapters import ADAPTER_HELP
 from alorakit.bindings.cli.check import base_model
 from alorakit.bindings.cli.errors import Debug, reported
 from alorakit.bindings.cli.files import write_whole
@@ -14,7 +16,8 @@ from alorakit.bindings.cli.progress import ProgressDisplay
 from alorakit.bindings.paths import existing
 from alorakit.engine.adapter_config import AdapterConfig
 from alorakit.engine.config import EngineConfig
-from alorakit.engine.errors import AdapterError, ConfigError, DataError, TrainingError
+from alorakit.engine.errors import ConfigError, DataError, TrainingError
+from alorakit.engine.pretrained import resolve_adapter
 from alorakit.training.config import ProgressEvent
 
 if TYPE_CHECKING:
@@ -22,13 +25,14 @@ if TYPE_CHECKING:
 
 JSON_NAME, PNG_NAME = "eval.json", "eval.png"
 MAX_LENGTH = 1024
+NamedFolder = tuple[str, Path]
 _REMEDY = "give another folder with --outdir"
 
 
 def evaluate(
     datafile: Annotated[Path, typer.Argument(help="JSON lines, as for training; rows that training never saw.")],
-    adapter: Annotated[Path, typer.Option(help="Adapter folder.")],
-    against: Annotated[Path | None, typer.Option(help="Another adapter folder, asked the same rows.")] = None,
+    adapter: Annotated[str, typer.Option(help=f"{ADAPTER_HELP}.")],
+    against: Annotated[str | None, typer.Option(help="Another adapter, asked the same rows.")] = None,
     basemodel: Annotated[str | None, typer.Option(help="Base model; default: the one the adapter names.")] = None,
     outdir: Annotated[
         Path | None, typer.Option(help="Folder for eval.json and eval.png; default: eval-<adapter> in this folder.")
@@ -55,18 +59,24 @@ def evaluate(
         rows = existing(datafile)
         if rows is None or not rows.is_file():
             raise DataError(f"{datafile} is not a file; give JSON lines, each with strings 'item' and 'label'")
-        folders = [_adapter_folder(path) for path in (adapter, *([against] if against else []))]
-        target = _target(outdir, folders)
-        base = basemodel or base_model(folders[0])
+        adapters = [_adapter(place) for place in (adapter, *([against] if against is not None else []))]
+        target = _target(outdir, adapters)
+        base = basemodel or base_model(adapters[0][1])
         # torch comes in from here on, after everything that can be checked without it.
         from alorakit.bindings.cli.eval_rows import RowSettings
 
         settings = RowSettings(rows, max_length, requirement_field, limit, field)
-        _run(base, folders, settings, target, device, dtype, as_json)
+        _run(base, adapters, settings, target, device, dtype, as_json)
 
 
 def _run(
-    base: str, folders: list[Path], settings: "RowSettings", target: Path, device: str, dtype: str, as_json: bool
+    base: str,
+    adapters: list[NamedFolder],
+    settings: "RowSettings",
+    target: Path,
+    device: str,
+    dtype: str,
+    as_json: bool,
 ) -> None:
     from alorakit.bindings.cli.eval_measure import answer_all, check_costs
     from alorakit.bindings.cli.eval_report import report_of
@@ -75,7 +85,7 @@ def _run(
 
     engine = Engine.from_pretrained(base, device=device, dtype=dtype)
     try:
-        answers, contenders = lay_out(engine, folders[0], folders[1] if len(folders) > 1 else None, settings)
+        answers, contenders = lay_out(engine, adapters, settings)
         with ProgressDisplay(sys.stderr) as display:
             costs = check_costs(
                 engine,
@@ -102,20 +112,18 @@ def _run(
     typer.echo(f"wrote {target / JSON_NAME} and {target / PNG_NAME}")
 
 
-def _adapter_folder(given: Path) -> Path:
-    folder = existing(given)
-    if folder is None or not folder.is_dir():
-        raise AdapterError(f"{given} is not a folder; give the folder that training wrote")
+def _adapter(place: str) -> NamedFolder:
+    folder = resolve_adapter(place)
     AdapterConfig.load(folder)
-    return folder
+    return adapter_name(place), folder
 
 
-def _target(outdir: Path | None, adapters: list[Path]) -> Path:
+def _target(outdir: Path | None, adapters: list[NamedFolder]) -> Path:
     """The folder to write to, tried now: the end of a long run is no time to find that it cannot be written."""
-    given = outdir if outdir is not None else Path(f"eval-{adapters[0].resolve().name}")
+    given = outdir if outdir is not None else Path(f"eval-{adapters[0][0]}")
     try:
         target = given.expanduser()
-        if any(target.resolve().is_relative_to(folder.resolve()) for folder in adapters):
+        if any(target.resolve().is_relative_to(folder.resolve()) for _, folder in adapters):
             raise ConfigError(f"outdir={given} is in the adapter's folder, which an evaluation leaves alone; {_REMEDY}")
         missing = [folder for folder in (target, *target.parents) if not folder.exists()]
         target.mkdir(parents=True, exist_ok=True)

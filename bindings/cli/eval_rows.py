@@ -63,7 +63,7 @@ class _Layout:
 
 
 def lay_out(
-    engine: Engine, adapter: Path, against: Path | None, settings: RowSettings
+    engine: Engine, adapters: Sequence[tuple[str, Path]], settings: RowSettings
 ) -> tuple[Answers, list[Contender]]:
     """Register the adapters and lay out the rows: as ``alorakit.json`` says, in layout ``chat`` without one.
 
@@ -72,8 +72,7 @@ def lay_out(
 
     Args:
         engine: Serves the base model.
-        adapter: Folder of the adapter.
-        against: Folder of another one, or None.
+        adapters: Name and folder of the adapter, and of another one if there is one to compare with.
         settings: Which rows.
 
     Returns:
@@ -84,22 +83,21 @@ def lay_out(
         ConfigError: ``field`` or ``requirement_field`` says otherwise than the adapter.
         AdapterError: A folder cannot be loaded.
     """
-    info = engine.add_adapter("adapter", adapter)
+    (name, folder), *others = adapters
+    info = engine.add_adapter("adapter", folder)
     layout = _layout(engine, info, None, settings)
     examples, truncated = _load(engine, layout, settings)
     answers = _answers(info, examples, settings)
-    name = adapter.resolve().name
     contenders = [
         Contender("adapter", name, info.name, examples, answers.labels, truncated),
         Contender("base", "base model", None, examples, answers.labels, truncated),
     ]
-    if against is not None:
+    for title, against in others:
         other = engine.add_adapter("against", against)
         examples, truncated = _load(engine, _layout(engine, other, layout, settings), settings)
         labels = _known_labels(other, examples, settings) if answers.kind == "label" else ()
-        title = against.resolve().name
-        title = title if title != name else f"{title} (against)"
-        contenders.append(Contender("against", title, other.name, examples, labels or answers.labels, truncated))
+        shown = title if title != name else f"{title} (against)"
+        contenders.append(Contender("against", shown, other.name, examples, labels or answers.labels, truncated))
     return answers, contenders
 
 

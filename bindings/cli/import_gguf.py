@@ -1,14 +1,17 @@
 """``m alora import-gguf``: a GGUF file becomes a model folder that the engine reads."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from alorakit.bindings.cli.errors import Debug, reported
+from alorakit.bindings.cli.progress import ProgressDisplay
 from alorakit.bindings.paths import existing
 from alorakit.engine.errors import AlorakitError, ConfigError, ModelNotFoundError
+from alorakit.training.config import ProgressEvent
 
 _DTYPES = ("bfloat16", "float16", "float32")
 
@@ -38,7 +41,15 @@ def import_gguf(
         told = describe_gguf(source)
         notes = f"{source.name}: weights are dequantized {told.quantization}, not the original ones"
         marker = json.dumps({"notes": notes, "source": source.name}, indent=2, ensure_ascii=False) + "\n"
-        folder = convert_gguf(source, target, dtype, marker)
+        units = {"read": "tensors", "write": dtype}
+        with ProgressDisplay(sys.stderr) as display:
+            folder = convert_gguf(
+                source,
+                target,
+                dtype,
+                marker,
+                lambda done, total, stage: display(ProgressEvent(stage, done, total, units[stage])),
+            )
         refusal = _refusal(folder)
         if as_json:
             report = {

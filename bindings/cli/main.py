@@ -1,46 +1,66 @@
-"""Entry points ``m`` and ``alorakit``. Importing this loads no torch, so that ``--help`` answers at once."""
+"""Entry points ``m`` and ``alorakit``. A command's module is imported when it is asked for, so that help is quick."""
 
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
-from alorakit.bindings.cli.add_readme import add_readme
-from alorakit.bindings.cli.check import check
-from alorakit.bindings.cli.errors import Debug, reported
-from alorakit.bindings.cli.eval import evaluate
-from alorakit.bindings.cli.import_gguf import import_gguf
-from alorakit.bindings.cli.info import info
-from alorakit.bindings.cli.serve import serve
-from alorakit.bindings.cli.train import train
-from alorakit.bindings.cli.upload import upload
+from alorakit.bindings.cli.mellea_commands import MelleaGroup
+
+# Module and function of every command, in the order of the help.
+COMMANDS = {
+    "train": "train.train",
+    "eval": "eval.evaluate",
+    "check": "check.check",
+    "generate": "generate.generate",
+    "chat": "chat.chat",
+    "serve": "serve.serve",
+    "info": "info.info",
+    "upload": "upload.upload",
+    "add-readme": "add_readme.add_readme",
+    "import-gguf": "import_gguf.import_gguf",
+    "bench": "bench.bench",
+    "demo": "demo.demo",
+}
 
 
-def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the demo's data and adapters.")] = Path("checkpoints"),
-    seed: Annotated[int, typer.Option(help="Decides the rows and the training.")] = 0,
-    retrain: Annotated[bool, typer.Option("--retrain", help="Train even if the adapter is there already.")] = False,
-    debug: Debug = False,
-) -> None:
-    """Train on generated failure notes, then check with the adapter: the whole tour in minutes."""
-    with reported(debug):
-        from alorakit.bindings.cli.demo import run_demo
+class AloraGroup(TyperGroup):
+    """The commands of alorakit, before whatever else was added to the group."""
 
-        run_demo(out, seed, retrain=retrain)
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names of the commands."""
+        return [*COMMANDS, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A command by its name; None if there is none."""
+        return alora_command(cmd_name) if cmd_name in COMMANDS else super().get_command(ctx, cmd_name)
+
+
+def alora_command(name: str) -> Any:
+    """One of :data:`COMMANDS`, as typer runs it; its module is imported now."""
+    alone = typer.Typer(add_completion=False)
+    alone.command(name)(command_function(name))
+    return typer.main.get_command(alone)
+
+
+def command_function(name: str) -> Callable[..., None]:
+    """The function behind one of :data:`COMMANDS`; its module is imported now."""
+    module, function = COMMANDS[name].split(".")
+    return getattr(import_module(f"alorakit.bindings.cli.{module}"), function)  # type: ignore[no-any-return]
 
 
 def alora_app() -> typer.Typer:
     """The commands, as an app."""
-    app = typer.Typer(help="Train and use activated LoRA adapters.", no_args_is_help=True)
-    for command in (train, check, serve, demo, info, upload, add_readme, import_gguf):
-        app.command()(command)
-    app.command("eval")(evaluate)
+    app = typer.Typer(cls=AloraGroup, no_args_is_help=True)
+    app.callback()(_alora)  # typer needs one where it knows no command
     return app
 
 
 def m_app() -> typer.Typer:
-    """The app behind ``m``: the commands below ``alora``, beside whatever else Mellea's ``m`` has."""
-    app = typer.Typer(no_args_is_help=True, add_completion=False)
+    """The app behind ``m``: the commands below ``alora``, beside those of Mellea's ``m`` where Mellea is installed."""
+    app = typer.Typer(cls=MelleaGroup, no_args_is_help=True)
     app.callback()(_root)  # without it typer would drop the level of a single sub-app
     app.add_typer(alora_app(), name="alora")
     return app
@@ -53,8 +73,12 @@ def alorakit_app() -> typer.Typer:
     return app
 
 
+def _alora() -> None:
+    """Train and use activated LoRA adapters."""
+
+
 def _root() -> None:
-    """The command line of alorakit."""
+    """The command line of alorakit, and of Mellea where it is installed."""
 
 
 def m() -> None:

@@ -1,8 +1,6 @@
 """A backend for the real Mellea (``pip install alorakit[mellea]``): its programs on this engine, one line changed.
 
-from alorakit.bindings.mellea import MelleaBackend
-
-backend = MelleaBackend("HuggingFaceTB/SmolLM2-135M-Instruct")  # instead of LocalHFBackend(...)
+``backend = MelleaBackend("HuggingFaceTB/SmolLM2-135M-Instruct")`` takes the place of ``LocalHFBackend(...)``.
 """
 
 try:

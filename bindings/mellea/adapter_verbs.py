@@ -60,11 +60,18 @@ class AdapterVerbs(AdapterMixin):  # type: ignore[misc]
         self._adapters.load(adapter_qualified_name)
 
     def unload_peft_adapter(self, adapter_qualified_name: str) -> None:
-        """Let an adapter's weights go; requests under way keep them. Nothing happens if they are not loaded."""
+        """Let an adapter's weights go; requests under way keep them. Nothing happens if they are not loaded.
+
+        Args:
+            adapter_qualified_name: As :meth:`list_adapters` gives it.
+        """
         self._adapters.unload(adapter_qualified_name)
 
     def remove_adapter(self, adapter_qualified_name: str) -> None:
         """Forget an adapter, so that its name is free.
+
+        Args:
+            adapter_qualified_name: As :meth:`list_adapters` gives it.
 
         Raises:
             AdapterError: Its weights are still loaded.
@@ -74,13 +81,20 @@ class AdapterVerbs(AdapterMixin):  # type: ignore[misc]
     def activate_peft_adapter(self, adapter_qualified_name: str) -> None:
         """Nothing but a look whether the adapter is loaded: each request names its own adapter.
 
+        Args:
+            adapter_qualified_name: As :meth:`list_adapters` gives it.
+
         Raises:
             AdapterNotFoundError: It is not.
         """
         self._adapters.info(adapter_qualified_name)
 
     def deactivate_peft_adapter(self, adapter_qualified_name: str) -> None:
-        """Nothing: no adapter is ever active for more than its own requests."""
+        """Nothing: no adapter is ever active for more than its own requests.
+
+        Args:
+            adapter_qualified_name: Accepted for Mellea's sake.
+        """
 
     def _adapter_activation_lock(self) -> Any:
         return self._adapters.lock

@@ -60,6 +60,7 @@ class MelleaBackend(FormatterBackend, AdapterVerbs):  # type: ignore[misc]
         model_options: dict[str, Any] | None = None,
         **config: Any,
     ) -> None:
+        """See the class."""
         name = _model_name(model_id)
         if name is None and engine is None:
             raise ConfigError("MelleaBackend needs a model_id or a ready engine; give one")

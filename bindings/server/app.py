@@ -9,8 +9,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Match
 
-from alorakit.bindings.server import adapters, chat, checks, completions, health, metrics, models, score
+from alorakit.bindings.server import adapters, chat, checks, completions, health, metrics, models, page, score
 from alorakit.bindings.server.config import ServerConfig
 from alorakit.bindings.server.errors import HttpError, as_http_error
 from alorakit.bindings.server.guard import Guard
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from alorakit.engine.async_engine import AsyncEngine
 
 # Each has a ``router``; to add an endpoint, write a module and name it here.
-MODULES: tuple[ModuleType, ...] = (models, chat, completions, checks, score, adapters, health, metrics)
+MODULES: tuple[ModuleType, ...] = (models, chat, completions, checks, score, adapters, health, metrics, page)
 
 
 def create_app(engine: "AsyncEngine | None", config: ServerConfig) -> FastAPI:
@@ -64,7 +65,12 @@ async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.url.path
     message = f"{request.method} {path[:200]}: {error.detail}; GET /openapi.json lists what there is"
-    return _told(request, HttpError(error.status_code, message, headers=error.headers))
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    if error.status_code == 405:  # Starlette names the methods of the first route only
+        routes = [route for module in MODULES for route in module.router.routes]
+        found = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+        headers["allow"] = ", ".join(sorted({method for route in found for method in route.methods}))
+    return _told(request, HttpError(error.status_code, message, headers=headers))
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

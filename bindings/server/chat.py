@@ -56,6 +56,7 @@ class ChatAnswering(Answering):
         self._messages = plain_messages(body.messages)
         self._variables = template_variables(self.engine.tokenizer, body, body.model)
         self._names = [tool.function.name for tool in body.tools or ()] if "tools" in self._variables else []
+        self._most_calls = 1 if body.parallel_tool_calls is False else None
         self._tool_texts: dict[int, ToolText] = {}
         self._sent: dict[int, int] = {}
         if state.config.log_prompts:
@@ -94,6 +95,7 @@ class ChatAnswering(Answering):
     def closing(self, index: int, output: RequestOutput) -> list[Choice]:
         """See :class:`Answering`."""
         rest, calls = self._tool_texts[index].finish() if self._names else ("", [])
+        calls = calls[: self._most_calls]
         last = _chunk(index, {}, reason=_reason(output, calls))
         found = [_chunk(index, {"content": rest})] if rest else []
         if calls:
@@ -103,6 +105,7 @@ class ChatAnswering(Answering):
     def choice(self, index: int, output: RequestOutput) -> Choice:
         """See :class:`Answering`."""
         text, calls = parse_calls(output.text, self._names) if self._names else (output.text, [])
+        calls = calls[: self._most_calls]
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
         if calls:
             message |= {"content": text or None, "tool_calls": calls}

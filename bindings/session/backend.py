@@ -199,7 +199,15 @@ class EngineBackend:
         return history if options.system_prompt is None else [Message("system", options.system_prompt), *history]
 
     def render(self, messages: Sequence[Message], options: Options) -> list[int]:
-        """The ids of a chat that the assistant is to answer."""
+        """The ids of a chat that the assistant is to answer.
+
+        Args:
+            messages: The chat.
+            options: Whose variables the chat template gets.
+
+        Returns:
+            The ids, the assistant's turn opened.
+        """
         chat = [message.as_dict() for message in messages]
         return self.engine.tokenizer.render(chat, add_generation_prompt=True, **(options.template or {}))
 

@@ -18,11 +18,15 @@ class Component(Generic[S]):
         return []
 
     def format_for_llm(self) -> str:
-        """Its text in the prompt."""
+        """Its text in the prompt.
+
+        Raises:
+            NotImplementedError: A subclass has not said what it is.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no format_for_llm; write one that returns the prompt")
 
     def parse(self, computed: "ModelOutputThunk[Any]") -> S:
-        """What the answer means: :attr:`ModelOutputThunk.parsed_repr`."""
+        """What the answer ``computed`` means: :attr:`ModelOutputThunk.parsed_repr`."""
         return self._parse(computed)
 
     def _parse(self, computed: "ModelOutputThunk[Any]") -> S:

@@ -67,7 +67,7 @@ class Instruction(Component[str]):
         return self._requirements
 
     def copy_and_repair(self, repair_string: str) -> "Instruction":
-        """The same instruction, with a word at its end about what was wrong before."""
+        """The same instruction, with ``repair_string`` at its end, about what was wrong before."""
         repeated = copy(self)
         repeated._repair_string = repair_string
         return repeated
@@ -107,7 +107,7 @@ class Query(Component[str]):
 
     @classmethod
     def about(cls, obj: Any, query: str) -> "Component[Any]":
-        """The question in the object's own words, where it has any (``get_query_object``)."""
+        """The question ``query`` about ``obj``, in the object's own words where it has any (``get_query_object``)."""
         own = getattr(obj, "get_query_object", None)
         made = own(query) if callable(own) else cls(obj, query)
         demand("what get_query_object returns", made, Component)

@@ -54,7 +54,11 @@ class SessionLife:
         return [{"role": message.role, "content": message.format_for_llm()} for message in output.prompt]
 
     def cleanup(self, *, exception: BaseException | None = None) -> None:
-        """Nothing: the session holds nothing, and its backend may serve others. Close that when nobody needs it."""
+        """Nothing: the session holds nothing, and its backend may serve others. Close that when nobody needs it.
+
+        Args:
+            exception: Accepted for Mellea's sake.
+        """
 
     def __enter__(self) -> Self:
         self._token = _ACTIVE.set(self)

@@ -21,7 +21,7 @@ OutputToBool = Callable[[CBlock | ModelOutputThunk[Any] | str], bool]
 
 
 def default_output_to_bool(x: CBlock | ModelOutputThunk[Any] | str) -> bool:
-    """Whether an answer is "y" or has the word "yes" in it, whatever their case."""
+    """Whether an answer ``x`` is "y" or has the word "yes" in it, whatever their case."""
     words = [word.upper() for word in re.split(r"\W+", str(x))]
     return str(x).upper() == "Y" or "YES" in words
 

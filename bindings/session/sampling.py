@@ -95,6 +95,7 @@ class BaseSamplingStrategy(SamplingStrategy):
         requirements: list[Requirement] | None = None,
         check_every: Every | None = None,
     ) -> None:
+        """See the class."""
         for name, budget in (("loop_budget", loop_budget), ("concurrency_budget", concurrency_budget)):
             demand(name, budget, int, ConfigError)
             if budget < 1:
@@ -135,7 +136,16 @@ class BaseSamplingStrategy(SamplingStrategy):
     def select_from_failure(
         sampled_actions: Sequence[Span], sampled_results: list[ModelOutputThunk[Any]], sampled_val: list[Verdicts]
     ) -> int:
-        """Index of the attempt to return where none meets every requirement: the first."""
+        """Which attempt to return where none meets every requirement.
+
+        Args:
+            sampled_actions: What was asked, for each attempt.
+            sampled_results: What was answered.
+            sampled_val: The requirements and their verdicts.
+
+        Returns:
+            Its index; here that of the first.
+        """
         return 0
 
     async def sample(

@@ -62,7 +62,7 @@ class ModelOutputThunk(Generic[S]):
 
     @classmethod
     def under_way(cls, flight: "Flight", action: Any, prompt: "tuple[Message, ...]") -> Self:
-        """An output that ``flight`` brings, in answer to ``action``."""
+        """An output that ``flight`` brings, in answer to ``action``; ``prompt``: the messages it answers."""
         thunk = cls(None, prompt=prompt)
         thunk._flight, thunk._action = flight, action
         return thunk

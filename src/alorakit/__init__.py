@@ -4,7 +4,6 @@ Names are imported on first use, so that ``import alorakit`` costs nothing and p
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -49,6 +48,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
+        from importlib.metadata import version  # slow to import, and seldom asked for
+
         return version("alorakit")
     if name not in _HOMES:
         raise AttributeError(f"module 'alorakit' has no attribute {name!r}; public names are {', '.join(__all__)}")

@@ -43,7 +43,7 @@ def test_report_ends_in_json_with_ratios_of_medians_and_targets(capsys):
     last = json.loads(lines[-1])
     assert last["ratio"] == {"us": 1.0, "them": pytest.approx(4.0)}
     assert (last["seconds"]["us"], last["rounds"], last["dropped"], last["note"]) == (2.0, 3, 2, 3)
-    assert last["targets"]["speed"] == {"value": 12.5, "limit": 12.0, "met": True}
+    assert last["targets"]["speed"] == {"value": 12.5, "limit": 12.0, "met": True, "at_least": True, "unit": "x"}
     assert "met     speed: 12.5x, target at least 12x" in lines
     assert "MISSED  share: 11%, target at most 10%" in lines
 

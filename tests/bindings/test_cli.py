@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from alorakit.bindings.cli import check as check_module
 from alorakit.bindings.cli.errors import reported
-from alorakit.bindings.cli.main import alorakit_app, m_app
+from alorakit.bindings.cli.main import COMMANDS, alorakit_app, m_app
 from alorakit.bindings.cli.progress import ProgressDisplay
 from alorakit.bindings.cli.train import read_promptfile
 from alorakit.engine.errors import AlorakitError, CheckError, ConfigError, DataError, TrainingError
@@ -60,7 +60,7 @@ def test_help_needs_no_torch(entry: str) -> None:
 
 
 @pytest.mark.parametrize(("app", "prefix"), [(m_app, ["alora"]), (alorakit_app, []), (alorakit_app, ["alora"])])
-@pytest.mark.parametrize("command", ["train", "check", "demo", "eval", "info", "upload", "add-readme", "import-gguf"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(app: Any, prefix: list[str], command: str) -> None:
     result = RUN.invoke(app(), [*prefix, command, "--help"])
     assert result.exit_code == 0

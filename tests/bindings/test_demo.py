@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from alorakit.bindings.cli import demo_training
-from alorakit.bindings.cli.demo import demand_improvement
 from alorakit.bindings.cli.demo_measure import Accuracy, CheckCost, measure_accuracy
+from alorakit.bindings.cli.demo_run import demand_improvement
 from alorakit.bindings.cli.demo_table import accuracy_lines, cost_rows, legend, plain_table
 from alorakit.bindings.cli.demo_training import check_place, prepare_adapter, write_file, write_rows
 from alorakit.bindings.cli.notes import LABELS

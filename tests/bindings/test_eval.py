@@ -230,7 +230,7 @@ def test_many_texts_are_counted_right() -> None:
         (["--limit", "0"], "limit=0 must be at least 1"),
         (["--max-length", "0"], "max_length=0 must be at least 1"),
         (["--field", "mode"], "answers with one of its labels"),
-        (["--against", "no-such-folder"], "no-such-folder is not a folder"),
+        (["--against", "no-such-folder"], "'no-such-folder' is not a folder"),
         (["--max-length", "3"], "raise max_length"),
     ],
 )

@@ -102,7 +102,13 @@ def test_the_model_is_the_one_that_was_written(
     model: LlamaForCausalLM, tiny_tokenizer_dir: Path, tmp_path: Path
 ) -> None:
     file = write_gguf(tmp_path / "tiny.gguf", model, tiny_tokenizer_dir)
-    report = json.loads(run(file, tmp_path / "out" / "model", "--dtype", "float32", "--json").stdout)
+    result = run(file, tmp_path / "out" / "model", "--dtype", "float32", "--json")
+    report, tensors = json.loads(result.stdout), len(model.state_dict())
+    told = result.stderr.splitlines()
+    assert (told[0], told[-3:]) == (
+        f"read 0/{tensors} tensors",
+        [f"read {tensors}/{tensors} tensors", "write 0/1 float32", "write 1/1 float32"],
+    )
     assert (report["architecture"], report["quantization"], report["usable"]) == ("llama", "F32", True)
     engine = Engine.from_pretrained(tmp_path / "out" / "model", dtype="float32", device="cpu")
     ids = engine.tokenizer.encode("The pump vibrates at 3100 RPM; yes or no?")

@@ -117,7 +117,7 @@ def test_no_gguf_file(tmp_path: Path) -> None:
 def test_a_failed_conversion_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x.gguf").write_bytes(b"GGUF")
 
-    def fail(source: Path, folder: Path, dtype: str) -> None:
+    def fail(source: Path, folder: Path, *more: object) -> None:
         (folder / "config.json").write_text("{}")
         raise OSError("disk full")
 
@@ -131,7 +131,7 @@ def test_two_conversions_at_once_both_end_well(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "x.gguf").write_bytes(b"GGUF")
     both = threading.Barrier(2, timeout=30)
 
-    def write(source: Path, folder: Path, dtype: str) -> None:
+    def write(source: Path, folder: Path, *more: object) -> None:
         (folder / "config.json").write_text("{}")
         both.wait()
 

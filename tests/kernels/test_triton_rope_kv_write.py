@@ -8,6 +8,7 @@ import torch
 
 from alorakit.kernels import reference
 from alorakit.kernels.lora_rows import Projected
+from alorakit.kernels.triton_launch import warps_for
 from alorakit.kernels.triton_linear import LinearTile, linear
 from alorakit.kernels.triton_rope_kv_write import Rotary, rope_kv_write
 
@@ -162,3 +163,11 @@ def test_no_rows(dtype):
     cache, none = poisoned(2, 1, 5, 16, dtype=dtype), torch.zeros(0, dtype=torch.int32, device=DEVICE)
     q = rope_kv_write(Projected(randn(2, 0, 64)), cache, none, none, rotary(16, dtype), 2)
     assert q.shape == (0, 2, 16) and cache.isnan().all()
+
+
+@pytest.mark.parametrize("item", [2, 4])
+@pytest.mark.parametrize("dim", range(8, 264, 8))
+def test_warps_are_a_power_of_two_as_a_gpu_demands(dim, item):
+    for splits in (1, 2, 8):
+        warps = warps_for(dim, item, splits)["num_warps"]
+        assert 4 <= warps <= 16 and warps.bit_count() == 1

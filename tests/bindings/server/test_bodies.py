@@ -108,4 +108,7 @@ def test_a_refused_body_that_does_not_end(live: Callable[..., Running]) -> None:
     server = live(read_timeout_s=0.3, api_keys=("secret",))
     with socket.create_connection(("127.0.0.1", server.port)) as sock:
         sock.sendall(f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n".encode())
-        assert read_all(sock).startswith(b"HTTP/1.1 401 ")
+        sock.settimeout(20)
+        assert sock.recv(4096).startswith(b"HTTP/1.1 401 ")
+        sock.sendall(b"{")
+        assert b"HTTP/1.1 408 " in read_all(sock)

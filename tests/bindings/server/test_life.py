@@ -177,6 +177,9 @@ def loading(engine: Engine) -> Iterator[tuple[str, threading.Event, run.Server]]
     server.handle_exit(signal.SIGTERM, None)
     thread.join(60)
     assert not thread.is_alive()
+    for timer in [other for other in threading.enumerate() if isinstance(other, threading.Timer)]:
+        timer.join(5)
+        assert not timer.is_alive()  # it would end this process
 
 
 def test_the_socket_answers_while_the_model_is_loaded(loading: tuple[str, threading.Event, run.Server]) -> None:

@@ -44,5 +44,6 @@ def test_unknown_path(client: Client) -> None:
             answer = await http.delete("/v1/models")
             assert (answer.status_code, answer.json()["error"]["code"]) == (405, "method_not_allowed")
             assert answer.headers["allow"] == "GET"
+            assert (await http.options("/v1/adapters")).headers["allow"] == "GET, POST"
 
     asyncio.run(ask())

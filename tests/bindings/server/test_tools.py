@@ -128,6 +128,15 @@ def test_a_streamed_call(tool_client: openai.OpenAI) -> None:
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("parallel", [False, True])
+def test_parallel_calls(tool_client: openai.OpenAI, parallel: bool, stream: bool) -> None:
+    asked = forced(f"{CALL}\n{CALL}")
+    answer = tool_client.chat.completions.create(parallel_tool_calls=parallel, stream=stream, **asked)
+    messages = [chunk.choices[0].delta for chunk in answer] if stream else [answer.choices[0].message]
+    assert sum(len(message.tool_calls or ()) for message in messages) == 1 + parallel
+
+
 def test_the_calls_answer_is_read(tooled: Running, tool_client: openai.OpenAI) -> None:
     asked = tool_client.chat.completions.create(**forced(CALL)).choices[0].message
     assert asked.content is None and asked.tool_calls
