@@ -175,9 +175,9 @@ class Server(uvicorn.Server):
         self.should_exit = True
         await ticking
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close what is open; whoever serves in a process that goes on is not ended with the server."""
-        await super().shutdown(sockets)
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve to the end, that of threads at work included; a process that goes on then is not ended any more."""
+        super().run(sockets)
         if self._watchdog is not None:
             self._watchdog.cancel()
 
