@@ -4,7 +4,8 @@ from docs.draw import Picture
 
 # What imports what between the folders of a layer; a test compares this with the code.
 IMPORTS = {
-    "cli": ("session", "checks", "training"),
+    "cli": ("session", "checks", "server", "training"),
+    "server": ("checks",),
     "session": ("checks",),
     "mellea": ("session", "checks"),
 }
@@ -37,7 +38,10 @@ def doors(picture: Picture) -> None:
     picture.arrow((20 + w, top + 16), (264, top + 16))
     picture.arrow((512, top + 16), (268 + w, top + 16))
     picture.arrow((351, top + h), (351, 138))
-    picture.arrow((60, top + h), (60, 164), (264, 164))
+    picture.box(20, 140, w, h, "product", ["server/", "OpenAI's interface, a page"])
+    picture.arrow((105, top + h), (105, 138))
+    picture.arrow((20 + w, 170), (264, 170))
+    picture.arrow((20 + w, top + 36), (228, top + 36), (228, 152), (264, 152))
     picture.arrow((640, top + h), (640, 164), (268 + w, 164))
     picture.box(722, top, 124, h, "product", ["train", "Run"])
     picture.box(722, 140, 124, h, "product", ["data", "load_examples"])

@@ -1,6 +1,7 @@
 """The Markdown pages: which they are, their links, headings and code blocks; and what is wrong with them."""
 
 import ast
+import configparser
 import json
 import re
 import shlex
@@ -90,13 +91,25 @@ def broken_blocks(page: Path) -> Iterator[str]:
                 json.loads(block.text)
             elif block.language in ("sh", "console"):
                 commands(block.text)
+            elif block.language == "ini":
+                configparser.ConfigParser(interpolation=None).read_string(block.text)
             elif block.language:
                 raise ValueError(f"language {block.language} is not known here")
-        except (SyntaxError, ValueError) as exc:
+        except (SyntaxError, ValueError, configparser.Error) as exc:
             yield f"{page.relative_to(ROOT)}: block {number} ({block.language}): {exc}"
 
 
 def commands(text: str) -> list[list[str]]:
-    """The commands of a shell block as words; comments are dropped, lines that end in a backslash are joined."""
-    lines = text.replace("\\\n", " ").splitlines()
-    return [words for line in lines if (words := shlex.split(line, comments=True))]
+    """The commands of a shell block as words; without comments, lines joined after a backslash and within quotes."""
+    found, begun = [], ""
+    for line in text.replace("\\\n", " ").splitlines():
+        begun += f"{line}\n"
+        try:
+            words = shlex.split(begun, comments=True)
+        except ValueError:  # a quote is open: the command goes on
+            continue
+        found += [words] if words else []
+        begun = ""
+    if begun:
+        shlex.split(begun, comments=True)  # says what is wrong
+    return found

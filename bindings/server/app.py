@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Match
 
-from alorakit.bindings.server import adapters, chat, checks, completions, health, metrics, models, score
+from alorakit.bindings.server import adapters, chat, checks, completions, health, metrics, models, page, score
 from alorakit.bindings.server.config import ServerConfig
 from alorakit.bindings.server.errors import HttpError, as_http_error
 from alorakit.bindings.server.guard import Guard
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from alorakit.engine.async_engine import AsyncEngine
 
 # Each has a ``router``; to add an endpoint, write a module and name it here.
-MODULES: tuple[ModuleType, ...] = (models, chat, completions, checks, score, adapters, health, metrics)
+MODULES: tuple[ModuleType, ...] = (models, chat, completions, checks, score, adapters, health, metrics, page)
 
 
 def create_app(engine: "AsyncEngine | None", config: ServerConfig) -> FastAPI:

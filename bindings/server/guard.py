@@ -9,6 +9,7 @@ body          408, 413, 415, 400
 application   whatever it raises becomes an error response, if nothing has been sent yet
 """
 
+import asyncio
 import hmac
 import re
 import secrets
@@ -61,9 +62,11 @@ class Guard:
             await self._app(scope, await self._admit(scope, headers, receive, access), answer)
         except ClientGone:
             access.error = "client_gone"
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             if access.status is not None:
                 raise
+            if isinstance(error, asyncio.CancelledError):  # by the server, which ends
+                error = HttpError(503, "the server is ending and gave the request up; send it again")
             told = as_http_error(error, access.request_id)
             access.error = told.code
             await told.response()(scope, receive, answer)

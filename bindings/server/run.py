@@ -172,6 +172,7 @@ class Server(uvicorn.Server):
         self._ending = asyncio.Event()
         self._loader: threading.Thread | None = None
         self._failure: BaseException | None = None
+        self._watchdog: threading.Timer | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Note a signal. The second one ends the process: whoever sends it does not want to wait for a step."""
@@ -191,6 +192,12 @@ class Server(uvicorn.Server):
         self.should_exit = True
         await ticking
 
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve to the end, that of threads at work included; a process that goes on then is not ended any more."""
+        super().run(sockets)
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+
     def finish(self) -> None:
         """What is left to do when nobody is served any more.
 
@@ -206,9 +213,9 @@ class Server(uvicorn.Server):
     async def _drain(self) -> None:
         """Let running requests end; after the limit end them, so that each gets its error."""
         # Whatever hangs (a step, a download, a client that does not read), the process is gone in time.
-        watchdog = threading.Timer(self._drain_s + ABORT_S + 1, _give_up)
-        watchdog.daemon = True
-        watchdog.start()
+        self._watchdog = threading.Timer(self._drain_s + ABORT_S + 1, _give_up)
+        self._watchdog.daemon = True
+        self._watchdog.start()
         started = time.perf_counter()
         await self._idle(self._drain_s)
         left, engine = self._state.in_flight, self._state.engine

@@ -2,9 +2,10 @@
 
 import asyncio
 import json
+import logging
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +31,18 @@ from tests.training.mellea_reader import mellea_folder
 engine, served_folder, session = served.engine, served.served_folder, served.session  # fixtures for all tests here
 TIMING = Timing(0.0, 0.001, 0.002)
 STOP = 0
+
+
+@pytest.fixture(autouse=True)
+def logging_restored() -> Iterator[None]:
+    """A command that logs as it likes, in this process, leaves nothing of that to the tests after it."""
+    root, ours = logging.getLogger(), logging.getLogger("alorakit")
+    handlers, levels = list(root.handlers), (root.level, ours.level)
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(levels[0])
+    ours.setLevel(levels[1])
+    logging.captureWarnings(False)
 
 
 class FakeTokenizer:

@@ -150,9 +150,9 @@ def test_many_at_once(session):
     assert all(result.result.finish_reason == "check" for result in results)
 
 
-def test_the_example_of_the_readme(base, tmp_path, monkeypatch, capsys):
-    text = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
-    [code] = re.findall(r"### Checks while writing.*?<!-- example -->\n```python\n(.*?)```", text, re.DOTALL)
+def test_the_example_of_the_page_on_sessions(base, tmp_path, monkeypatch, capsys):
+    text = Path(__file__).parents[2].joinpath("docs/session.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"## Checks while writing.*?<!-- example -->\n```python\n(.*?)```", text, re.DOTALL)
     manifest = {"labels": ["no_failure", "wear"], "fail_labels": ["no_failure", "wear"], "invocation": "@"}
     (tmp_path / "checkpoints").mkdir()
     folder = make_adapter(tmp_path / "checkpoints" / "my_adapter", base, ["q_proj"], 4, INVOCATION, 0)
@@ -163,7 +163,7 @@ def test_the_example_of_the_readme(base, tmp_path, monkeypatch, capsys):
         f'"{name}"', f'{str(base)!r}, dtype="float32", device="cpu", model_options={{"max_tokens": 64}}'
     )
     code = code.replace("SmolLM2-135M-Instruct", base.name).replace('check_every="sentence"', "check_every=8")
-    exec(compile(code, "README.md", "exec"), {"__name__": "example"})
+    exec(compile(code, "session.md", "exec"), {"__name__": "example"})
     first, check, *_ = capsys.readouterr().out.splitlines()  # later attempts are sampled, and may end by themselves
     assert first.startswith("check ")
     assert re.match(r"([89]|1[0-2]) The failure mode must not be 'no_failure'\. False ", check)

@@ -23,6 +23,7 @@ NEEDS: dict[str, Callable[[str], list[str]]] = {
     "check": lambda path: [path, "text"],
     "generate": lambda path: [path, "Hi"],
     "chat": lambda path: [path],
+    "serve": lambda path: [path, "--port", "0"],
     "info": lambda path: [path],
     "upload": lambda path: [path, "--name", "org/name"],
     "add-readme": lambda path: [path],
@@ -81,6 +82,7 @@ def test_what_is_unexpected_ends_with_1(name: str, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("alorakit.bindings.cli.train.run", fails)
     monkeypatch.setattr("alorakit.engine.pretrained.resolve_adapter", fails)
     monkeypatch.setattr("alorakit.bindings.cli.demo_run.run_demo", fails)
+    monkeypatch.setattr("alorakit.bindings.server.run.serve", fails)
     result = CliRunner().invoke(m_app(), ["alora", name, *NEEDS[name](str(tmp_path))])
     assert result.exit_code == 1, result.output
     [line] = result.stderr.splitlines()

@@ -20,8 +20,8 @@ def free_port() -> int:
         return port
 
 
-def command(model: Path | str, *options: str) -> list[str]:
-    return [sys.executable, "-c", COMMAND, "alora", "serve", str(model), *options]
+def command(model: Path | str, *options: str, program: str = COMMAND) -> list[str]:
+    return [sys.executable, "-c", program, "alora", "serve", str(model), *options]
 
 
 def failed(model: Path | str, *options: str, **environment: str) -> str:
@@ -38,9 +38,9 @@ def failed(model: Path | str, *options: str, **environment: str) -> str:
 class Process:
     """A server that answers."""
 
-    def __init__(self, model: Path, *options: str) -> None:
+    def __init__(self, model: Path, *options: str, program: str = COMMAND) -> None:
         self.child = subprocess.Popen(
-            command(model, "--device", "cpu", "--dtype", "float32", "--json", *options),
+            command(model, "--device", "cpu", "--dtype", "float32", "--json", *options, program=program),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -58,9 +58,9 @@ class Process:
 
 
 @contextmanager
-def process(model: Path, *options: str) -> Iterator[Process]:
+def process(model: Path, *options: str, program: str = COMMAND) -> Iterator[Process]:
     """A server on loopback, gone at the end whatever happens."""
-    started = Process(model, *options)
+    started = Process(model, *options, program=program)
     try:
         yield started
     finally:

@@ -14,7 +14,7 @@ import pytest
 
 from alorakit import AsyncEngine, Engine
 from alorakit.bindings.server import ServerConfig, create_app, run
-from tests.bindings.server.process import failed, free_port, process
+from tests.bindings.server.process import COMMAND, failed, free_port, process
 
 ENDLESS = {"model": "tiny", "prompt": "The pump", "max_tokens": 1900, "ignore_eos": True, "temperature": 0}
 
@@ -146,6 +146,29 @@ def test_a_second_signal_ends_at_once(served_folder: Path) -> None:
         assert server.child.wait(60) == 128 + signal.SIGTERM
 
 
+def test_a_load_that_hangs_does_not_keep_the_process(served_folder: Path) -> None:
+    wait = "a.allowed_folder = lambda *_: time.sleep(99)"
+    slow = f"import time\nfrom alorakit.bindings.server import adapters as a\n{wait}"
+    options = ("--port", "0", "--drain-s", "0.2", "--admin-key", "k", "--adapter-folder", str(served_folder))
+
+    async def main(url: str, send: Any) -> float:
+        async with client(url) as http:
+            http.headers["authorization"] = "Bearer k"
+            loading = asyncio.create_task(http.post("/v1/adapters", json={"name": "n", "path": "parts"}))
+            while "alorakit_http_in_flight 2.0" not in (await http.get("/metrics")).text:
+                pass
+            send()
+            sent = time.monotonic()
+            answer = await loading
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
+            return sent
+
+    with process(served_folder / "model", *options, program=f"{slow}\n{COMMAND}") as server:
+        sent = asyncio.run(main(server.url, lambda: server.child.send_signal(signal.SIGTERM)))
+        assert server.child.wait(60) == 0
+        assert time.monotonic() - sent < 0.2 + 5
+
+
 def test_starts_that_are_refused(served_folder: Path, tmp_path: Path) -> None:
     model = served_folder / "model"
     line = failed(model, "--host", "0.0.0.0", ALORAKIT_API_KEYS="")
@@ -177,6 +200,9 @@ def loading(engine: Engine) -> Iterator[tuple[str, threading.Event, run.Server]]
     server.handle_exit(signal.SIGTERM, None)
     thread.join(60)
     assert not thread.is_alive()
+    for timer in [other for other in threading.enumerate() if isinstance(other, threading.Timer)]:
+        timer.join(5)
+        assert not timer.is_alive()  # it would end this process
 
 
 def test_the_socket_answers_while_the_model_is_loaded(loading: tuple[str, threading.Event, run.Server]) -> None:
