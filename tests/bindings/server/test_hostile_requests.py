@@ -93,9 +93,7 @@ def tooled(live: Callable[..., Running], engine: Engine, monkeypatch: pytest.Mon
 def prompts(server: Running, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """The ids of every prompt from now on."""
     seen: list[list[int]] = []
-    admission = (
-        server.engine._intake._admission if hasattr(server.engine, "_intake") else server.engine.intake._admission
-    )
+    admission = server.engine.intake._admission
     really = admission.tokenize
 
     def spy(prompt: Any) -> list[int]:

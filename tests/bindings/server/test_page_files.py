@@ -42,7 +42,7 @@ class Tags(HTMLParser):
 def asked(ask: Callable[[httpx.AsyncClient], Any], **settings: Any) -> Any:
     async def run() -> Any:
         transport = httpx.ASGITransport(app=create_app(None, ServerConfig(**settings)))
-        async with httpx.AsyncClient(transport=transport, base_url="http://server") as http:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
             return await ask(http)
 
     return asyncio.run(run())
