@@ -124,7 +124,7 @@ def _quoted(labels: Sequence[str], requirement: str) -> frozenset[str]:
         if mention.side is not Side.UNCLEAR and not meant:
             raise CheckError(
                 f"the requirement {requirement!r} quotes {mention.text!r}, which is not a label; "
-                f"the adapter's labels are {sorted(labels)}"
+                f"quote one of the adapter's labels, which are {sorted(labels)}"
             )
         if mention.side is Side.UNCLEAR and meant:
             raise CheckError(

@@ -24,7 +24,7 @@ def bench(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[NAME]...",
+            metavar="NAME",
             help=f"Benchmarks, see --list. Default: in a checkout without --adapter the suite, else {QUICK}.",
         ),
     ] = None,
@@ -54,7 +54,7 @@ def bench(
             if value < 1:
                 raise ConfigError(f"{name}={value} must be at least 1")
         if only_list:
-            known = {QUICK: QUICK_ABOUT, **listed()}
+            known = {QUICK: QUICK_ABOUT, **_of_checkout()}
             lines = [f"{name:<17} {about}" for name, about in known.items()]
             typer.echo(json.dumps(known, ensure_ascii=False) if as_json else "\n".join(lines))
             return
@@ -80,14 +80,24 @@ def bench(
             raise typer.Exit(EXIT_UNEXPECTED)
 
 
+def _of_checkout() -> dict[str, str]:
+    """What the checkout has; where it cannot be imported, a note says why, and the quick one is still listed."""
+    try:
+        return listed()
+    except ConfigError as exc:
+        typer.echo(f"note: {exc}", err=True)
+        return {}
+
+
 def _chosen(names: list[str], full: bool, adapter: str | None) -> tuple[bool, list[str] | None]:
     """Whether to run the quick one, and what of the checkout: None for nothing, an empty list for the suite.
 
     Raises:
-        ConfigError: There is no benchmark of a name, or no checkout.
+        ConfigError: There is no benchmark of a name, or no checkout, or the checkout's cannot be imported.
     """
     others = [name for name in names if name != QUICK]
     if not names and root() is not None and adapter is None:
+        listed()  # raises now, on one line, where the suite cannot be imported
         return False, []
     if full and (root() is None or not others):
         raise ConfigError(f"--full is for the benchmarks of a checkout, and {QUICK} has one size; leave it out")

@@ -64,7 +64,10 @@ def listed() -> dict[str, str]:
     done = subprocess.run([sys.executable, "-c", _ASK], cwd=here, capture_output=True, text=True, check=False)
     if done.returncode:
         why = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise ConfigError(f"the benchmarks in {here} cannot be imported ({why}); install the extra 'test'")
+        raise ConfigError(
+            f"the benchmarks in {here} cannot be imported ({why}); install the extra 'test' there, pip install -e "
+            "'.[test]', or run m alora bench quick, which needs none of it"
+        )
     full, quick = json.loads(done.stdout.splitlines()[-1])
     parts = {name: "part of the suite" if name in quick else FULL_ONLY for name in full}
     return parts | {path.stem: _about(path) for path in scripts}

@@ -1,8 +1,10 @@
 """The loop of ``m alora chat``: messages and commands in, what happens shown; no terminal needed."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 
 from alorakit.bindings.cli.adapters import split_name
 from alorakit.bindings.cli.chat_file import load_chat, save_chat
@@ -41,8 +43,9 @@ COMMANDS = {
     "help": Command("", "show this"),
     "quit": Command("", "leave, as Ctrl-D does"),
 }
+_HELP_AT = 30
 HELP = (
-    *(f"/{f'{name} {command.arguments}'.strip():<28} {command.help}" for name, command in COMMANDS.items()),
+    *(f"/{f'{name} {command.arguments}'.strip():<{_HELP_AT - 2}} {command.help}" for name, command in COMMANDS.items()),
     'A line that ends with \\ goes on in the next; """ begins and ends a message of several lines.',
     "A message that begins with / is written with //. Ctrl-C stops an answer, and what there is of it is kept.",
 )
@@ -186,7 +189,10 @@ class ChatLoop:
         self._view.done("reset", "a new chat")
 
     def _help(self, rest: str) -> None:
-        self._view.done("help", "\n".join(HELP), help=list(HELP))
+        columns = shutil.get_terminal_size().columns
+        indents = (" " * _HELP_AT if line.startswith("/") else "" for line in HELP)
+        lines = (fill(line, columns, subsequent_indent=indent) for line, indent in zip(HELP, indents, strict=True))
+        self._view.done("help", "\n".join(lines), help=list(HELP))
 
 
 def _path(command: str, text: str) -> Path:

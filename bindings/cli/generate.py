@@ -19,7 +19,7 @@ def generate(
     ctx: typer.Context,
     model: Annotated[str, typer.Argument(help="Base model: Hub id or folder.")],
     prompts: Annotated[
-        list[str] | None, typer.Argument(metavar="[PROMPT]...", help="What to answer; - is standard input.")
+        list[str] | None, typer.Argument(metavar="PROMPT", help="What to answer; - is standard input.")
     ] = None,
     file: Annotated[
         Path | None,

@@ -45,12 +45,13 @@ name of another command. Ctrl-C stops the answer under way; over a pipe without 
 
 @dataclass(frozen=True)
 class _Parameter:
-    """An argument or option of a command's function: its name, type without None, typer's words on it, and default."""
+    """An argument or option of a command's function: name, type of a value, typer's words, default, whether a list."""
 
     name: str
     kind: Any
     info: Any
     default: Any
+    many: bool
 
     @property
     def is_argument(self) -> bool:
@@ -70,7 +71,7 @@ class _Parameter:
         if not self.is_argument:
             return self.info.metavar or {int: "INT", float: "FLOAT", Path: "PATH"}.get(self.kind, "TEXT")
         metavar = self.info.metavar or self.name.upper()
-        return metavar if self.required or metavar.startswith("[") else f"[{metavar}]"
+        return (metavar if self.required else f"[{metavar}]") + ("..." if self.many else "")
 
     @property
     def names(self) -> str:
@@ -121,11 +122,13 @@ def _parameters(function: Callable[..., None]) -> Iterator[_Parameter]:
     for name, parameter in inspect.signature(function).parameters.items():
         if get_origin(hints[name]) is Annotated:  # all but the context
             kind, info, *_ = get_args(hints[name])
+            many = False
             inner = [part for part in get_args(kind) if part is not type(None)]
             while inner:  # a union with None, a list
+                many = many or get_origin(kind) is list
                 kind = inner[0]
                 inner = [part for part in get_args(kind) if part is not type(None)]
-            yield _Parameter(name, kind, info, parameter.default)
+            yield _Parameter(name, kind, info, parameter.default, many)
 
 
 def _summary(function: Callable[..., None]) -> str:

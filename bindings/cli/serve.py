@@ -151,7 +151,7 @@ def serve(
         def ready(url: str, engine: "AsyncEngine") -> None:
             name = config.served_model_name or engine.model_name
             found = {"url": url, "model": name, "adapters": [*engine.adapters], "pid": os.getpid()}
-            lines = [f"{name} at {url}", *(f"  adapter {each}" for each in engine.adapters)]
+            lines = [f"{name} at {url}, where browsers find a page", *(f"  adapter {each}" for each in engine.adapters)]
             typer.echo(json.dumps(found) if as_json else "\n".join(lines))
 
         run.serve(model, config, adapters, ready, **{name: ctx.params[name] for name in _ENGINE_FIELDS})

@@ -1,8 +1,9 @@
 """What ``m alora train`` does once its flags are read: load, report, then plan or train."""
 
 import json
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,13 +102,18 @@ def _train(job: Job, config: TrainConfig, examples: "ExampleList", validation: "
     if job.as_json:
         typer.echo(json.dumps({**asdict(report), "path": str(report.path)}, ensure_ascii=False))
         return
-    metrics = ", ".join(f"{name} {value:.3g}" for name, value in report.metrics.items())
+    metrics = _listed(report.metrics) + (f"; base model: {_listed(report.before)}" if report.before else "")
     if report.prefixes.get("recomputed"):
         typer.echo(
             f"{report.prefixes['recomputed']} prefixes did not fit into memory; computing them anew took "
             f"{report.recompute_seconds:.1f} s"
         )
     typer.echo(f"{job.outfile}: best epoch {report.best_epoch} ({metrics}), {report.tokens_per_s:.0f} tokens/s")
+    typer.echo(f"try it: m alora check {shlex.quote(str(job.outfile))} 'a text'", err=True)
+
+
+def _listed(metrics: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3g}" for name, value in metrics.items())
 
 
 def _file(path: Path) -> Path:

@@ -65,6 +65,10 @@ def test_what_cannot_be_measured(served_folder: Path, tmp_path: Path) -> None:
         assert message in run(*base, *args, code=2).stderr.splitlines()[-1]
 
 
+def test_the_usage_shows_that_there_may_be_several() -> None:
+    assert "[OPTIONS] [NAME]... " in run("--help").stdout
+
+
 def test_the_checkouts_are_listed() -> None:
     found = json.loads(run("--list", "--json").stdout)
     scripts = {path.stem for path in (ROOT / "benchmarks").glob("bench_*.py")}
@@ -127,7 +131,11 @@ def test_scripts_run_in_processes_of_their_own(checkout: Path) -> None:
 
 def test_a_checkout_that_cannot_be_imported(checkout: Path) -> None:
     (checkout / "benchmarks" / "suite" / "setup.py").write_text("import no_such_peer")
-    assert "cannot be imported (ModuleNotFoundError: No module named 'no_such_peer')" in run("one", code=2).stderr
+    why = "cannot be imported (ModuleNotFoundError: No module named 'no_such_peer')"
+    for args in (["one"], []):
+        [line] = run(*args, code=2).stderr.splitlines()
+        assert why in line and "pip install -e '.[test]'" in line
+    assert why in run("--list").stderr and run("--list").stdout.startswith("quick ")
 
 
 def test_without_a_checkout_there_is_the_quick_one(served_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

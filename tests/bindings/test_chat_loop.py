@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from alorakit import Engine, SamplingParams
 from alorakit.bindings.cli.chat_input import Entry, LineEditor, paths_like, read_entry
-from alorakit.bindings.cli.chat_loop import COMMANDS, ChatLoop
+from alorakit.bindings.cli.chat_loop import COMMANDS, HELP, ChatLoop
 from alorakit.bindings.cli.chat_session import INTERRUPTED, ChatSession, Turn
 from alorakit.bindings.cli.chat_view import JsonView, TextView, counter
 from alorakit.bindings.cli.main import m_app
@@ -63,6 +63,16 @@ def test_commands(events: Callable[..., list[dict[str, Any]]], served_folder: Pa
     assert [message["role"] for message in saved] == ["system", "user", "assistant"]
     assert saved[2]["token_ids"] == found[1]["token_ids"]
     assert (found[9]["text"], found[10]["messages"]) == ("Hi", 2)
+
+
+def test_help_is_wrapped_between_words(
+    chat: ChatSession, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    ChatLoop(chat, TextView(), lines("/help")).run()
+    shown = capsys.readouterr().out
+    assert shown.split() == " ".join(HELP).split()
+    assert max(map(len, HELP)) > 60 >= max(map(len, shown.splitlines()))
 
 
 def test_a_loaded_chat_goes_on_from_the_cache(

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,6 +37,13 @@ def test_defaults_are_the_settings(served: list[tuple[Any, ...]]) -> None:
         "dtype": "auto", "device": "auto", "memory_fraction": None, "max_model_len": None, "max_waiting": 4096,
         "compile": False, "revision": None,
     }  # fmt: skip
+
+
+def test_it_says_where_it_answers(served: list[tuple[Any, ...]], capsys: pytest.CaptureFixture[str]) -> None:
+    invoke("some/model")
+    served[0][3]("http://127.0.0.1:8000", SimpleNamespace(model_name="some/model", adapters={"failure": None}))
+    told = "some/model at http://127.0.0.1:8000, where browsers find a page\n  adapter failure\n"
+    assert capsys.readouterr().out == told
 
 
 def test_every_option_reaches_its_field(served: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,6 +76,7 @@ class Report:
     best_epoch: int = 2
     tokens_per_s: float = 100.0
     metrics: Any = None
+    before: Any = None
     recompute_seconds: float = 1.5
     prefixes: dict[str, int] = field(default_factory=lambda: {"recomputed": 3})
 
@@ -87,7 +88,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, A
 
     def train(base_model: object, examples: object, config: object, outfile: Path, **named: Any) -> Report:
         calls.append({"examples": examples, "config": config, **named})
-        return Report(tmp_path / "o", metrics={"val_loss": 0.5})
+        return Report(tmp_path / "o", metrics={"val_loss": 0.5}, before={"val_loss": 2.5})
 
     monkeypatch.setattr("alorakit.training.loop.train", train)
     return calls
@@ -194,7 +195,8 @@ def test_what_train_is_called_with(base: Path, tmp_path: Path, trained: list[dic
     lines = result.stdout.splitlines()
     assert lines[0] == str(data)
     assert [line.split()[0] for line in lines[1:5]] == ["training", "validation", "lengths", "labels"]
-    assert lines[-1] == f"{tmp_path / 'o'}: best epoch 2 (val_loss 0.5), 100 tokens/s"
+    assert lines[-1] == f"{tmp_path / 'o'}: best epoch 2 (val_loss 0.5; base model: val_loss 2.5), 100 tokens/s"
+    assert result.stderr.splitlines()[-1] == f"try it: m alora check {tmp_path / 'o'} 'a text'"
     assert lines[-2] == "3 prefixes did not fit into memory; computing them anew took 1.5 s"
 
     more = write(tmp_path / "v.jsonl", [{**NOTES[0], "requirement": "It must hum."}])

@@ -252,3 +252,8 @@ def test_what_a_requirement_says_of_a_text(text: str, passes: list[str], fails: 
 def test_a_requirement_that_does_not_decide_a_text(text: str | None) -> None:
     with pytest.raises(CheckError, match="does not say plainly"):
         demanded(text)
+
+
+def test_a_quote_that_is_no_label_tells_the_labels() -> None:
+    with pytest.raises(CheckError, match=r"quotes 'leak', which is not a label; quote one of .* \['pump', 'rod'\]"):
+        passing_labels(["rod", "pump"], "The part must not be 'leak'.")

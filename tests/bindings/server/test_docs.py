@@ -16,6 +16,7 @@ from alorakit.bindings.server.errors import CODES
 from alorakit.bindings.server.schemas_chat import ChatRequest
 from alorakit.bindings.server.schemas_checks import CheckAnswer
 from alorakit.bindings.server.schemas_completions import CompletionRequest
+from alorakit.engine.manifest import Manifest
 from tests.bindings.server.running import Running, running
 
 DOCS = (Path(__file__).parents[3] / "docs" / "server.md").read_text(encoding="utf-8")
@@ -28,9 +29,11 @@ ADDRESS = "http://127.0.0.1:8000"
 def documented(served_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     allowed = tmp_path_factory.mktemp("allowed")
     shutil.copytree(served_folder / "parts", allowed / "my_adapter")
+    manifest = Manifest(labels=("overheating", "seal leak", "no_failure"), invocation="check")
+    (allowed / "my_adapter" / "alorakit.json").write_text(manifest.to_json())
     settings = {"admin_key": ADMIN_KEY, "adapter_folders": [str(allowed)], "api_keys": ()}
     with Engine.from_pretrained(served_folder / "model", dtype="float32", device="cpu", block_size=16) as engine:
-        engine.add_adapter("my_adapter", served_folder / "parts")
+        engine.add_adapter("failure", allowed / "my_adapter")
         with running(engine, served_model_name="HuggingFaceTB/SmolLM2-135M-Instruct", **settings) as started:
             yield started
 
