@@ -151,35 +151,41 @@ def training(results: Results) -> str:
 
 
 def sections(results: Results) -> list[tuple[str, str]]:
-    """Titles and texts."""
+    """Titles and texts of what was run."""
     check = by_point(results, "check", "context")
-    return [
-        ("The table of marks", marks(results)),
-        (
+    several = by_point(results, "several", "checks")
+    traffic = listed(results, "traffic")
+    found = {
+        "check": (
             "A check after a context",
             f"![Milliseconds of a check against the length of its context](bench-check.svg)\n\n{check}\n\n"
             f"Time to the first token:\n\n{first_tokens(results)}\n\n"
             f"For every 1,000 tokens more of context: {growth(results)}.",
         ),
-        ("Longer answers", by_point(results, "output", "new")),
-        (
+        "output": ("Longer answers", by_point(results, "output", "new")),
+        "several": (
             "Several checks of one document",
-            "![Milliseconds against the number of checks](bench-several.svg)\n\n"
-            + by_point(results, "several", "checks"),
+            f"![Milliseconds against the number of checks](bench-several.svg)\n\n{several}",
         ),
-        ("Two labels scored", listed(results, "score")),
-        ("A chain: answer, three checks, repair, three checks", listed(results, "chain")),
-        ("An agent: turns with a check after each", listed(results, "agent")),
-        (
+        "score": ("Two labels scored", listed(results, "score")),
+        "chain": ("A chain: answer, three checks, repair, three checks", listed(results, "chain")),
+        "agent": ("An agent: turns with a check after each", listed(results, "agent")),
+        "traffic": (
             "Mixed traffic",
             "Requests arrive by chance; half are answers of the base model, half checks by one of many adapters. "
-            f"Milliseconds are the mean latency of a request.\n\n{listed(results, 'traffic')}",
+            f"Milliseconds are the mean latency of a request.\n\n{traffic}",
         ),
-        ("Training", f"![Time and memory of a training run](bench-training.svg)\n\n{training(results)}"),
-        ("Cold start", listed(results, "cold start")),
-        ("Prefill, decode, throughput", scripts(results)),
-        ("Not timed, and failed", untimed(results)),
-    ]
+        "training": (
+            "Training",
+            f"![Time and memory of a training run](bench-training.svg)\n\n{training(results)}",
+        ),
+        "cold start": ("Cold start", listed(results, "cold start")),
+    }
+    ran = {record.workload for record in results.records}
+    shown = [section for workload, section in found.items() if workload in ran]
+    if any("reports" in each for each in results.scripts.values()):
+        shown.append(("Prefill, decode, throughput", scripts(results)))
+    return [("The table of marks", marks(results)), *shown, ("Not timed, and failed", untimed(results))]
 
 
 def write_report(path: Path, docs: Path = DOCS) -> Path:

@@ -81,8 +81,9 @@ def test_every_kind_of_traffic_is_answered(ran):
 def test_the_page_has_every_record_and_every_link_of_it_leads_somewhere(ran, tmp_path):
     page = write_report(ran.path, tmp_path).read_text(encoding="utf-8")
     assert ran.path.name in page and "## Mixed traffic" in page
-    for name in ("bench-check.svg", "bench-several.svg", "bench-training.svg"):
+    for name in ("bench-check.svg", "bench-several.svg"):
         assert f"]({name})" in page and (tmp_path / name).is_file()
+    assert "## Training" not in page  # it was not run
     assert "nan" not in page.lower().split("## a check after")[1]
 
 

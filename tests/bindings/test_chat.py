@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -83,6 +84,15 @@ def test_undo_and_retry(chat: ChatSession) -> None:
     assert chat.messages == first
 
 
+@pytest.fixture
+def default_interrupts() -> Iterator[None]:
+    """As at a terminal; a shell's background jobs are born with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("default_interrupts")
 @pytest.mark.parametrize("how", ["signal", "exception"])
 def test_an_interrupted_answer_is_kept(chat: ChatSession, how: str) -> None:
     chat.params = SamplingParams(max_tokens=200, ignore_eos=True)
