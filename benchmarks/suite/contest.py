@@ -3,13 +3,15 @@
 import gc
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from alorakit import Engine, SamplingParams
 from benchmarks.suite.records import Point, Record, Results
 
 PROBE = -1  # the round in which answers are compared, and nothing is timed
-ALIKE = 0.75  # of the tokens, from the start: half formats may part at a near tie
+# Nats by which the token of ours is likelier than a peer's where they part: half formats round that much apart.
+NEAR_TIE = 0.25
+TOP = 20
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Answer:
         first: Seconds to the first token; None where that is not known.
         computed: Tokens that entered the model; None likewise.
         cached: Prompt tokens that the cache held; None likewise.
+        logprobs: Of the likeliest tokens at each place; only of ours, in the round in which answers are compared.
     """
 
     ids: list[int]
@@ -29,6 +32,7 @@ class Answer:
     first: float | None = None
     computed: int | None = None
     cached: int | None = None
+    logprobs: list[dict[int, float]] | None = None
 
 
 Ask = Callable[[int], Answer]
@@ -54,7 +58,7 @@ class Contest:
 
     def run(self, results: Results, rounds: int, warmup: int = 1) -> None:
         """Compare answers, warm up, take turns, and keep a record of each contestant."""
-        differing = self._differing()
+        notes, differing = self._compared()
         timed = {name: ask for name, ask in self.asks.items() if name not in differing}
         answers: dict[str, list[Answer]] = {name: [] for name in timed}
         gc.collect()
@@ -64,21 +68,25 @@ class Contest:
                 if turn >= warmup:
                     answers[name].append(answer)
         for name in self.asks:
-            record = self._record(name, answers.get(name, []), differing.get(name, ""))
+            record = self._record(name, answers.get(name, []), notes.get(name, ""))
             results.records.append(record)
             print(_line(record), flush=True)
 
-    def _differing(self) -> dict[str, str]:
-        """Peers that answer otherwise than ours, and how."""
+    def _compared(self) -> tuple[dict[str, str], set[str]]:
+        """What is to be said of peers' answers, and who answers otherwise than ours."""
         if not self.like:
-            return {}
-        found = {name: self.asks[name](PROBE).ids for name in {*self.like, *self.like.values()}}
-        differing = {}
+            return {}, set()
+        found = {name: self.asks[name](PROBE) for name in {*self.like, *self.like.values()}}
+        notes, differing = {}, set()
         for peer, ours in self.like.items():
-            same = common(found[peer], found[ours])
-            if same < max(1, round(ALIKE * len(found[ours]))):
-                differing[peer] = f"answers otherwise: {same} of {len(found[ours])} tokens are those of {ours}"
-        return differing
+            same, total = common(found[peer].ids, found[ours].ids), len(found[ours].ids)
+            if same == total:
+                continue
+            notes[peer] = f"{same} of {total} tokens are those of {ours}, then they part at a near tie"
+            if not near_tie(found[ours], found[peer].ids, same):
+                notes[peer] = f"answers otherwise: {same} of {total} tokens are those of {ours}"
+                differing.add(peer)
+        return notes, differing
 
     def _record(self, name: str, answers: list[Answer], note: str) -> Record:
         return Record(
@@ -99,14 +107,26 @@ def common(a: list[int], b: list[int]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def ask_engine(engine: Engine, prompt: list[int], params: SamplingParams, adapter: str | None) -> Answer:
-    """One request to the engine."""
+def near_tie(ours: Answer, theirs: list[int], place: int) -> bool:
+    """Whether the token that a peer chose where answers part is nearly as likely as ours."""
+    if ours.logprobs is None or place >= min(len(ours.ids), len(theirs)):
+        return False
+    likely = ours.logprobs[place]
+    return likely[ours.ids[place]] - likely.get(theirs[place], -float("inf")) <= NEAR_TIE
+
+
+def ask_engine(
+    engine: Engine, prompt: list[int], params: SamplingParams, adapter: str | None, probe: bool = False
+) -> Answer:
+    """One request to the engine; ``probe``: with log-probabilities, to compare answers by."""
+    params = replace(params, logprobs=TOP) if probe else params
     before = engine.stats().tokens_computed
     start = time.perf_counter()
     (output,) = engine.generate(prompt, params, adapter)
     seconds = time.perf_counter() - start
     computed = engine.stats().tokens_computed - before
-    return Answer(output.token_ids, seconds, output.timing.ttft_s, computed, output.usage.cached_tokens)
+    cached = output.usage.cached_tokens
+    return Answer(output.token_ids, seconds, output.timing.ttft_s, computed, cached, output.logprobs)
 
 
 def ask_engine_together(

@@ -89,17 +89,25 @@ def test_the_page_has_every_record_and_every_link_of_it_leads_somewhere(ran, tmp
 
 def test_a_peer_that_answers_otherwise_is_named_and_not_timed():
     asked = []
+    likely = [{1: -0.1}, {2: -0.5, 8: -0.7, 9: -2.0}, {3: -0.1}, {4: -0.1}]
 
-    def ask(ids):
-        return lambda turn: asked.append((tuple(ids), turn)) or Answer(ids, 1.0)
+    def ask(ids, logprobs=None):
+        return lambda turn: asked.append((tuple(ids), turn)) or Answer(ids, 1.0, logprobs=logprobs)
 
-    asks = {"ours": ask([1, 2, 3, 4]), "near": ask([1, 2, 3, 9]), "other": ask([1, 9, 9, 9])}
+    asks = {
+        "ours": ask([1, 2, 3, 4], likely),
+        "near": ask([1, 8, 5, 5]),
+        "far": ask([1, 9, 3, 4]),
+        "no": ask([7, 2, 3, 4]),
+    }
     results = Results(None, {})
-    Contest("check", {"n": 1}, asks, {"near": "ours", "other": "ours"}).run(results, rounds=2)
+    Contest("check", {"n": 1}, asks, dict.fromkeys(["near", "far", "no"], "ours")).run(results, rounds=2)
     by_name = {record.contestant: record for record in results.records}
-    assert by_name["other"].seconds == [] and "1 of 4 tokens" in by_name["other"].note
+    for name, same in (("far", 1), ("no", 0)):
+        assert by_name[name].seconds == [] and f"otherwise: {same} of 4 tokens" in by_name[name].note
     assert by_name["near"].seconds == by_name["ours"].seconds == [1.0, 1.0]
-    assert ((1, 9, 9, 9), 0) not in asked
+    assert "near tie" in by_name["near"].note and by_name["ours"].note == ""
+    assert ((1, 9, 3, 4), 0) not in asked
 
 
 def record(contestant: str, *seconds: float, **point: int) -> Record:
