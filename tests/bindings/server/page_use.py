@@ -45,9 +45,12 @@ def pick(page: Page, *names: str) -> None:
 
 
 def send(page: Page, text: str) -> None:
-    page.evaluate("document.querySelector('#draft').focus()")
+    draft = "document.querySelector('#draft')"
+    page.wait(f"({draft}.focus(), document.activeElement === {draft})")  # not so while a dialog is open
     page.type(text)
+    page.wait(f"{draft}.value !== ''")
     page.press("Enter")
+    page.wait(f"{draft}.value === ''")
 
 
 def answered(page: Page) -> None:
