@@ -1,6 +1,5 @@
 """Figures of a run: written to disk after every one of its parts, so that nothing measured is lost."""
 
-import json
 import platform
 import re
 from dataclasses import dataclass, field
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.harness import Target
+from benchmarks.harness import Target, write_json
 
 
 def device_slug(device: torch.device) -> str:
@@ -62,16 +61,13 @@ class Results:
         """Write everything so far; a run that is cut off leaves the file of the part before."""
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         content = {
             **self.about,
             "figures": self.figures,
             "targets": {target.what: target.to_json() for target in self.targets},
             "errors": self.errors,
         }
-        beside = self.path.with_suffix(".tmp")
-        beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        beside.replace(self.path)
+        write_json(self.path, content)
 
     def summary(self) -> str:
         """Which figures fall short, and what could not be measured."""

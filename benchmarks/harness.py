@@ -7,8 +7,13 @@ import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 # A contestant that takes so many times its own best was held up by another process (a thread spinning for a core that
 # it does not get), not by its work.
@@ -66,22 +71,41 @@ class Target:
         return f"{'met   ' if self.met else 'MISSED'}  {self.what}: {self.value:.4g}{self.unit}, target {bound}"
 
 
-def interleave(contestants: dict[str, Callable[[int], object]], rounds: int, warmup: int = 1) -> dict[str, Timings]:
-    """Run every contestant once per round, in turn.
+def take_turns(contestants: Mapping[str, Callable[[int], T]], rounds: int, warmup: int = 1) -> dict[str, list[T]]:
+    """Run every contestant once per round, in turn; what each returned in the rounds that count.
 
     Args:
         contestants: Name -> function of the round's number; different numbers should mean different inputs.
         rounds: Rounds that count.
         warmup: Rounds before them.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    found: dict[str, list[T]] = {name: [] for name in contestants}
     for turn in range(warmup + rounds):
         for name, run in contestants.items():
-            start = time.perf_counter()
-            run(turn)
+            value = run(turn)
             if turn >= warmup:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: Timings(name, values) for name, values in seconds.items()}
+                found[name].append(value)
+    return found
+
+
+def interleave(contestants: Mapping[str, Callable[[int], object]], rounds: int, warmup: int = 1) -> dict[str, Timings]:
+    """The seconds that contestants take; arguments are those of :func:`take_turns`."""
+    timed = {name: partial(_seconds, run) for name, run in contestants.items()}
+    return {name: Timings(name, values) for name, values in take_turns(timed, rounds, warmup).items()}
+
+
+def _seconds(run: Callable[[int], object], turn: int) -> float:
+    start = time.perf_counter()
+    run(turn)
+    return time.perf_counter() - start
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a file of results, whole or not at all: a run that is cut off leaves the one before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".tmp")
+    beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    beside.replace(path)
 
 
 def drop_accidents(timings: dict[str, Timings], uneven: Collection[str] = ()) -> tuple[dict[str, Timings], int]:

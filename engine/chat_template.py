@@ -73,7 +73,7 @@ class ChatTemplate:
     @cached_property
     def variables(self) -> frozenset[str]:
         """What it reads besides the messages, tools, documents and special tokens that it always gets."""
-        environment = self._template.environment
+        environment = self._environment
         read = meta.find_undeclared_variables(environment.parse(self.source))
         return frozenset(read - environment.globals.keys() - _ALWAYS_GIVEN)
 

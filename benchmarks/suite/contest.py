@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from alorakit import Engine, SamplingParams
+from benchmarks.harness import take_turns
 from benchmarks.suite.records import Point, Record, Results
 
 PROBE = -1  # the round in which answers are compared, and nothing is timed
@@ -60,13 +61,8 @@ class Contest:
         """Compare answers, warm up, take turns, and keep a record of each contestant."""
         notes, differing = self._compared()
         timed = {name: ask for name, ask in self.asks.items() if name not in differing}
-        answers: dict[str, list[Answer]] = {name: [] for name in timed}
         gc.collect()
-        for turn in range(warmup + rounds):
-            for name, ask in timed.items():
-                answer = ask(turn)
-                if turn >= warmup:
-                    answers[name].append(answer)
+        answers = take_turns(timed, rounds, warmup)
         for name in self.asks:
             record = self._record(name, answers.get(name, []), notes.get(name, ""))
             results.records.append(record)
@@ -119,14 +115,7 @@ def ask_engine(
     engine: Engine, prompt: list[int], params: SamplingParams, adapter: str | None, probe: bool = False
 ) -> Answer:
     """One request to the engine; ``probe``: with log-probabilities, to compare answers by."""
-    params = replace(params, logprobs=TOP) if probe else params
-    before = engine.stats().tokens_computed
-    start = time.perf_counter()
-    (output,) = engine.generate(prompt, params, adapter)
-    seconds = time.perf_counter() - start
-    computed = engine.stats().tokens_computed - before
-    cached = output.usage.cached_tokens
-    return Answer(output.token_ids, seconds, output.timing.ttft_s, computed, cached, output.logprobs)
+    return ask_engine_together(engine, [prompt], replace(params, logprobs=TOP) if probe else params, [adapter])
 
 
 def ask_engine_together(
@@ -143,6 +132,7 @@ def ask_engine_together(
         max(output.timing.ttft_s for output in outputs),
         engine.stats().tokens_computed - before,
         sum(output.usage.cached_tokens for output in outputs),
+        [each for output in outputs for each in output.logprobs or ()] or None,
     )
 
 

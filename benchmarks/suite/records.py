@@ -6,7 +6,6 @@ import platform
 import re
 import statistics
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_results import device_slug, versions
-from benchmarks.harness import Target
+from benchmarks.harness import Target, write_json
 from benchmarks.machine import Machine, measure_matrix_rate
 
 SCHEMA = 1
@@ -134,12 +133,8 @@ class Results:
 
     def write(self) -> None:
         """Write everything so far."""
-        if self.path is None:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.with_suffix(".tmp")
-        beside.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
-        beside.replace(self.path)
+        if self.path is not None:
+            write_json(self.path, self.to_json())
 
 
 def load(path: Path) -> Results:
@@ -210,18 +205,3 @@ def file_name(device: torch.device, quick: bool) -> str:
     if device.type == "cpu":
         slug = re.sub(r"[^a-z0-9]+", "-", f"cpu {processor()} {os.cpu_count()} cores".lower()).strip("-")
     return f"suite-{slug}{'-quick' if quick else ''}.json"
-
-
-class Clock:
-    """``with Clock() as clock: …``; then ``clock.seconds``."""
-
-    seconds = 0.0
-
-    def __enter__(self) -> "Clock":
-        """Start."""
-        self._start = time.perf_counter()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop."""
-        self.seconds = time.perf_counter() - self._start

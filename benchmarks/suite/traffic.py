@@ -31,13 +31,12 @@ def mixed(suite: Suite, results: Results) -> None:
 
 def _rate(suite: Suite) -> float:
     """Arrivals a second: about half of what the engine can answer of the base model's requests."""
-    requests = [(context, None, ANSWER) for context in _documents("rate", 0)] * 2
-    for context, _, _ in requests[:DOCUMENTS]:
-        suite.read(context)
+    documents = _documents("rate", 0)
+    for document in documents:
+        suite.read(document)
+    requests = [document + own("rate", index) for index, document in enumerate([*documents, *documents])]
     start = time.perf_counter()
-    suite.engine.generate(
-        [context + own("rate", i) for i, (context, _, _) in enumerate(requests)], suite.params(ANSWER)
-    )
+    suite.engine.generate(requests, suite.params(ANSWER))
     return len(requests) / (time.perf_counter() - start) / 2
 
 

@@ -10,6 +10,7 @@ import typer
 from alorakit.bindings.cli.adapters import ADAPTER_HELP, split_name
 from alorakit.bindings.cli.bench_suite import FULL_ONLY, SuiteRun, listed, root, run_benchmarks
 from alorakit.bindings.cli.errors import EXIT_UNEXPECTED, Debug, reported
+from alorakit.bindings.cli.options import AsJson, Device, Dtype
 from alorakit.engine.config import EngineConfig
 from alorakit.engine.errors import ConfigError
 from alorakit.engine.pretrained import DEMO_MODEL, resolve_adapter
@@ -38,13 +39,13 @@ def bench(
     ] = None,
     context: Annotated[int, typer.Option(help=f"Of {QUICK}: tokens that the base model has read.")] = CONTEXT,
     rounds: Annotated[int, typer.Option(help=f"Of {QUICK}: rounds that count.")] = ROUNDS,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = EngineConfig.device,
-    dtype: Annotated[str, typer.Option(help="Compute type: auto, bfloat16, float32.")] = EngineConfig.dtype,
+    device: Device = EngineConfig.device,
+    dtype: Dtype = EngineConfig.dtype,
     out: Annotated[
         Path | None,
         typer.Option(help=f"Of the suite: folder for results. Default: {OUT}, with --full the checkout's own."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Measure what checks cost and how fast tokens come: this model and adapter, or all that the suite compares."""

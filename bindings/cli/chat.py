@@ -8,6 +8,7 @@ import typer
 from alorakit.bindings.cli import sampling_options as flags
 from alorakit.bindings.cli.adapters import ADAPTER_HELP, add_adapters, resolve_adapters
 from alorakit.bindings.cli.errors import EXIT_BAD_INPUT, Debug, reported
+from alorakit.bindings.cli.options import Device, Dtype
 from alorakit.engine.config import EngineConfig
 from alorakit.engine.request import SamplingParams as Defaults
 
@@ -34,8 +35,8 @@ def chat(
     history: Annotated[
         Path | None, typer.Option(help="File that keeps what you type for the arrow keys. Default: none.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = EngineConfig.device,
-    dtype: Annotated[str, typer.Option(help="Compute type: auto, bfloat16, float32.")] = EngineConfig.dtype,
+    device: Device = EngineConfig.device,
+    dtype: Dtype = EngineConfig.dtype,
     as_json: Annotated[bool, typer.Option("--json", help="Print what happens as one JSON object a line.")] = False,
     debug: Debug = False,
 ) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from alorakit.bindings.adapter_names import adapter_name
 from alorakit.bindings.cli.errors import Debug, reported
+from alorakit.bindings.cli.options import AsJson, Device
 from alorakit.engine.adapter_config import AdapterConfig
 from alorakit.engine.config import EngineConfig
 from alorakit.engine.errors import AdapterError, ModelNotFoundError
@@ -52,8 +53,8 @@ def check(
     text: Annotated[str, typer.Argument(help="The text to check.")],
     requirement: Annotated[str | None, typer.Option(help="Requirement, e.g. \"must not be 'no_failure'\".")] = None,
     basemodel: Annotated[str | None, typer.Option(help="Base model; default: the one the adapter names.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = EngineConfig.device,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    device: Device = EngineConfig.device,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Check a text with an adapter: label and probabilities or the text it writes, tokens reused, milliseconds."""

@@ -12,6 +12,7 @@ from alorakit.bindings.cli.adapters import ADAPTER_HELP
 from alorakit.bindings.cli.check import base_model
 from alorakit.bindings.cli.errors import Debug, reported
 from alorakit.bindings.cli.files import write_whole
+from alorakit.bindings.cli.options import Device, Dtype
 from alorakit.bindings.cli.progress import ProgressDisplay
 from alorakit.bindings.paths import existing
 from alorakit.engine.adapter_config import AdapterConfig
@@ -37,8 +38,8 @@ def evaluate(
     outdir: Annotated[
         Path | None, typer.Option(help="Folder for eval.json and eval.png; default: eval-<adapter> in this folder.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = EngineConfig.device,
-    dtype: Annotated[str, typer.Option(help="Compute type: auto, bfloat16, float32.")] = EngineConfig.dtype,
+    device: Device = EngineConfig.device,
+    dtype: Dtype = EngineConfig.dtype,
     max_length: Annotated[int, typer.Option(help="Most tokens of a row; a longer item is cut from the left.")] = (
         MAX_LENGTH
     ),

@@ -9,6 +9,7 @@ import typer
 from alorakit.bindings.cli import sampling_options as flags
 from alorakit.bindings.cli.adapters import ADAPTER_HELP, resolve_adapters
 from alorakit.bindings.cli.errors import Debug, reported
+from alorakit.bindings.cli.options import Device, Dtype
 from alorakit.bindings.cli.prompts import read_asks
 from alorakit.engine.config import EngineConfig
 from alorakit.engine.errors import ConfigError
@@ -63,8 +64,8 @@ def generate(
         bool | None,
         typer.Option("--stream/--no-stream", help="Print while it is written. Default: one answer on a terminal."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = EngineConfig.device,
-    dtype: Annotated[str, typer.Option(help="Compute type: auto, bfloat16, float32.")] = EngineConfig.dtype,
+    device: Device = EngineConfig.device,
+    dtype: Dtype = EngineConfig.dtype,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line for every answer.")] = False,
     debug: Debug = False,
 ) -> None:

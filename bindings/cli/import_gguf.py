@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from alorakit.bindings.cli.errors import Debug, reported
+from alorakit.bindings.cli.options import AsJson
 from alorakit.bindings.cli.progress import ProgressDisplay
 from alorakit.bindings.paths import existing
 from alorakit.engine.errors import AlorakitError, ConfigError, ModelNotFoundError
@@ -20,7 +21,7 @@ def import_gguf(
     file: Annotated[Path, typer.Argument(help="GGUF file of a family that transformers can read.")],
     out: Annotated[Path, typer.Argument(help="Folder to make.")],
     dtype: Annotated[str, typer.Option(help=f"Type of the weights written: {', '.join(_DTYPES)}.")] = "bfloat16",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Convert a GGUF file into a model folder: dequantized weights, tokenizer and configuration."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alorakit.bindings.cli.errors import Debug, reported
+from alorakit.bindings.cli.options import AsJson
 
 if TYPE_CHECKING:
     from alorakit.engine.adapter_summary import AdapterSummary
@@ -19,7 +20,7 @@ def info(
         str,
         typer.Argument(metavar="DIR", help="Adapter folder, or one of the Hub: org/name, org/name@revision."),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Explain an adapter folder: kind, rank, targets, invocation, base, labels, and what is not supported."""

@@ -7,6 +7,7 @@ import typer
 
 from alorakit.bindings.cli import train_options as flags
 from alorakit.bindings.cli.errors import Debug, reported
+from alorakit.bindings.cli.options import Device
 from alorakit.bindings.cli.train_run import Job, run
 from alorakit.engine.errors import ConfigError, DataError
 from alorakit.engine.files import read_json_object
@@ -24,7 +25,7 @@ def train(
     basemodel: Annotated[str, typer.Option(help="Base model: Hub id or folder.")],
     outfile: Annotated[Path, typer.Option(help="Folder to write the adapter to.")],
     adapter: flags.Adapter = DEFAULTS.adapter,
-    device: flags.Device = DEFAULTS.device,
+    device: Device = DEFAULTS.device,
     preset: flags.Preset = None,
     epochs: flags.Epochs = DEFAULTS.epochs,
     learning_rate: flags.LearningRate = DEFAULTS.learning_rate,

@@ -13,7 +13,6 @@ from alorakit.training.config import PRESET_PURPOSES, PRESETS, TrainConfig
 _PRESETS_HELP = "; ".join(f"{name}, {purpose}" for name, purpose in PRESET_PURPOSES.items())
 
 Adapter = Annotated[str, typer.Option(help="alora or lora.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Dtype = Annotated[str, typer.Option(help="Compute type of the base: auto, bfloat16, float32.")]
 Epochs = Annotated[int, typer.Option(help="Passes over the training rows.")]
 LearningRate = Annotated[

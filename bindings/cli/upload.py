@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alorakit.bindings.cli.errors import Debug, reported
+from alorakit.bindings.cli.options import AsJson
 from alorakit.bindings.paths import existing
 from alorakit.engine.errors import AdapterError, ConfigError
 
@@ -46,7 +47,7 @@ def upload(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the folder and say what goes where; no network.")
     ] = (False),
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Upload an adapter to the Hugging Face Hub, in one commit. The token: HF_TOKEN, or hf auth login."""

@@ -15,8 +15,9 @@ from mellea.stdlib.requirements import ALoraRequirement
 from pydantic import BaseModel
 
 from alorakit.bindings.checks.question import Question, question
+from alorakit.bindings.history import GeneratedTexts, Message
 from alorakit.bindings.mellea.adapters import Adapters
-from alorakit.bindings.mellea.chats import GeneratedTexts, Message, as_messages, conversation, linear
+from alorakit.bindings.mellea.chats import as_messages, conversation, linear
 from alorakit.bindings.mellea.checks import as_trained, asked_as_trained, judged, read, said, system_prompt_of
 from alorakit.bindings.mellea.errors import StreamingUnsupportedError
 from alorakit.bindings.mellea.hooks import reported

@@ -8,8 +8,7 @@ from mellea.core import Context, ModelOutputThunk
 from mellea.core.base import get_audio_from_component, get_images_from_component
 from mellea.stdlib.context import ChatContext
 
-from alorakit.bindings.history import GeneratedTexts as GeneratedTexts
-from alorakit.bindings.history import Message as Message
+from alorakit.bindings.history import Message
 from alorakit.engine.errors import RequestError
 
 

@@ -10,8 +10,9 @@ from mellea.formatters.granite import ChatCompletionResponse
 from mellea.formatters.granite.base.util import _LLGUIDANCE_GRAMMAR_DEFAULTS
 from mellea.helpers import message_to_openai_message, messages_to_docs
 
+from alorakit.bindings.history import GeneratedTexts
 from alorakit.bindings.mellea.adapters import Entry
-from alorakit.bindings.mellea.chats import GeneratedTexts, refuse_media, refuse_unwritten
+from alorakit.bindings.mellea.chats import refuse_media, refuse_unwritten
 from alorakit.bindings.mellea.options import CallOptions
 from alorakit.bindings.mellea.thunks import PROVIDER, Answered
 from alorakit.engine.errors import CheckError, RequestError

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
+from alorakit.bindings.checks.answering import chat_ids
 from alorakit.bindings.server.access import Access
 from alorakit.bindings.server.answering import Answering, Choice
 from alorakit.bindings.server.errors import HttpError
 from alorakit.bindings.server.logprobs import chat_logprobs
 from alorakit.bindings.server.openapi import ERRORS
-from alorakit.bindings.server.prompts import chat_ids, plain_messages, template_variables
+from alorakit.bindings.server.prompts import plain_messages, template_variables
 from alorakit.bindings.server.sampling import (
     Structured,
     check_logprobs,

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from alorakit.bindings.checks.answering import chat_ids
 from alorakit.bindings.server.checks import timing_of, usage_of
 from alorakit.bindings.server.connection import while_connected
 from alorakit.bindings.server.errors import HttpError, json_response
 from alorakit.bindings.server.openapi import ERRORS
-from alorakit.bindings.server.prompts import chat_ids, plain_messages
+from alorakit.bindings.server.prompts import plain_messages
 from alorakit.bindings.server.schemas_checks import ScoreRequest, ScoreResponse
 from alorakit.bindings.server.state import ServerState, state_of
 from alorakit.engine.errors import MissingInvocationError
@@ -58,4 +59,4 @@ def _prompt(wanted: ScoreRequest, info: "AdapterInfo | None", state: ServerState
     if wanted.prompt is not None:
         return wanted.prompt
     messages = state.history.restore(plain_messages(wanted.messages or []))
-    return chat_ids(tokenizer, info, messages, True, untrusted, {})
+    return chat_ids(tokenizer, info, messages, untrusted=untrusted)

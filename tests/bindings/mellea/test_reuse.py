@@ -9,7 +9,7 @@ from mellea.stdlib.components import Message
 from mellea.stdlib.context import ChatContext, SimpleContext
 from mellea.stdlib.requirements import req
 
-from alorakit.bindings.mellea.chats import GeneratedTexts
+from alorakit.bindings.history import GeneratedTexts
 from tests.bindings.mellea.conftest import OPENING, YES_NO
 
 CHECK = "It must not be 'no_failure'."

@@ -1,7 +1,6 @@
 """Limits on connections and on a request's head, over httptools and over h11."""
 
 import json
-import socket
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -11,6 +10,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from alorakit.bindings.server import protocol
+from tests.bindings.server.raw import connect, read_all
 from tests.bindings.server.running import Running
 
 Live = Callable[..., Running]
@@ -19,19 +19,6 @@ Live = Callable[..., Running]
 @pytest.fixture(params=[HttpToolsProtocol, H11Protocol], ids=["httptools", "h11"], autouse=True)
 def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "AutoHTTPProtocol", request.param)
-
-
-def connect(server: Running) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", server.port), timeout=20)
-
-
-def read_all(sock: socket.socket) -> bytes:
-    """Everything until the server closes."""
-    found = b""
-    with suppress(ConnectionResetError):  # it closed while data was on its way
-        while piece := sock.recv(1 << 16):
-            found += piece
-    return found
 
 
 def refusal(raw: bytes) -> tuple[int, str]:
