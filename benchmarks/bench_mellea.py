@@ -164,6 +164,7 @@ def main() -> None:
     parser.add_argument("--new", type=int, default=32, help="tokens of the answer")
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--many-rounds", type=int, default=5, help=f"of {MANY} validations at once")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     args = parser.parse_args()
     MelleaLogger.get_logger().setLevel(logging.ERROR)
@@ -190,7 +191,7 @@ def main() -> None:
         before = engine.stats()
         timings, dropped = measure(runs, args.rounds)
         computed = (engine.stats().tokens_computed - before.tokens_computed) / (args.rounds + 1)
-        at_once = concurrency(engine, ours, context, args.rounds + 2)
+        at_once = concurrency(engine, ours, context, args.many_rounds)
         scores = incumbents_alora(engine.model_path, dtype, folder, invocation, args.rank)
     ratio = timings[INCUMBENT].median / timings[OURS].median
     print(f"base answers are {'equal' if len(set(said.values())) == 1 else f'not equal: {said}'}")

@@ -1,9 +1,11 @@
 """A model of any shape with random weights, its adapters likewise: made on the device, from no file."""
 
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer as Backend
@@ -53,13 +55,42 @@ def make_engine(config: ModelConfig, settings: EngineConfig, device: torch.devic
 
 
 def word_tokenizer(vocab_size: int) -> Tokenizer:
-    """A word for each id, separated by blanks."""
-    words = {"<eos>": 0} | {f"w{index}": index for index in range(1, vocab_size)}
+    """A word for each id, separated by blanks; two are labels."""
+    return Tokenizer(TokenizerFiles(Path("random"), word_backend(vocab_size), {"eos_token": "<eos>"}, None, ""))
+
+
+def word_backend(vocab_size: int) -> Backend:
+    """See :func:`word_tokenizer`."""
+    named = ["<eos>", "yes", "no"]
+    words = {word: index for index, word in enumerate([*named, *(f"w{i}" for i in range(len(named), vocab_size))])}
     backend = Backend(models.WordLevel(words, unk_token="<eos>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.decoder = decoders.Fuse()
     backend.add_special_tokens(["<eos>"])
-    return Tokenizer(TokenizerFiles(Path("random"), backend, {"eos_token": "<eos>"}, None, ""))
+    return backend
+
+
+def write_random_model(folder: Path, config: dict[str, Any], device: torch.device, dtype: torch.dtype) -> Path:
+    """A folder with a random model, as others load it too: weights, ``config.json``, a tokenizer of words.
+
+    Args:
+        folder: Where it goes; made.
+        config: As ``config.json`` has it, ``architectures`` included.
+        device: Where the weights are drawn.
+        dtype: Of the weights.
+    """
+    import transformers
+
+    kind = config["architectures"][0]
+    rest = {name: value for name, value in config.items() if name != "architectures"}
+    torch.manual_seed(0)
+    with torch.device(device):
+        made = getattr(transformers, kind.replace("ForCausalLM", "Config"))(**rest)
+        model = getattr(transformers, kind)._from_config(made, dtype=dtype)
+    model.save_pretrained(folder)
+    word_backend(config["vocab_size"]).save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<eos>"}), encoding="utf-8")
+    return folder
 
 
 def add_adapters(engine: Engine, adapters: AdapterSet) -> None:

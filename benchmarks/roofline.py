@@ -9,6 +9,7 @@ time is that of whichever takes longer, since one can hide behind the other (Wil
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from alorakit.engine.adapters import FUSED, linear_shapes
 from alorakit.engine.model_config import ModelConfig
@@ -56,29 +57,26 @@ class ModelShape:
         return self.config.num_layers * rank * sum(sum(shapes[target]) for target in targets)
 
 
-# The 8B model of the "must show" list: Granite 3's sizes and constants.
-GRANITE_8B = ModelShape(
-    ModelConfig.from_hf(
-        {
-            "architectures": ["GraniteForCausalLM"],
-            "vocab_size": 49155,
-            "hidden_size": 4096,
-            "intermediate_size": 12800,
-            "num_hidden_layers": 40,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 8,
-            "max_position_embeddings": 131072,
-            "rope_theta": 1e7,
-            "rms_norm_eps": 1e-5,
-            "tie_word_embeddings": True,
-            "embedding_multiplier": 12.0,
-            "attention_multiplier": 0.0078125,
-            "residual_multiplier": 0.22,
-            "logits_scaling": 16.0,
-            "eos_token_id": 0,
-        }
-    )
-)
+# The 8B model of the "must show" list: Granite 3's sizes and constants, as its config.json has them.
+GRANITE_8B_CONFIG: dict[str, Any] = {
+    "architectures": ["GraniteForCausalLM"],
+    "vocab_size": 49155,
+    "hidden_size": 4096,
+    "intermediate_size": 12800,
+    "num_hidden_layers": 40,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131072,
+    "rope_theta": 1e7,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
+    "embedding_multiplier": 12.0,
+    "attention_multiplier": 0.0078125,
+    "residual_multiplier": 0.22,
+    "logits_scaling": 16.0,
+    "eos_token_id": 0,
+}
+GRANITE_8B = ModelShape(ModelConfig.from_hf(GRANITE_8B_CONFIG))
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, DynamicCache
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 
 def load_base(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
@@ -17,21 +18,29 @@ def load_base(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
 def make_adapter(
     folder: Path, out: Path, rank: int, invocation: list[int] | None, seed: int = 0, std: float = 0.01
 ) -> Path:
-    """A PEFT adapter on q, k, v with random weights; ``std`` is that of B, and with 0 the adapter does nothing."""
+    """A PEFT adapter on q, k, v with random weights; ``std`` is that of B, and with 0 the adapter does nothing.
+
+    PEFT names the weights of a base model that has none, so that the size of the real one does not matter.
+    """
     config = LoraConfig(
         r=rank,
         lora_alpha=rank,
         target_modules=["q_proj", "k_proj", "v_proj"],
         alora_invocation_tokens=invocation,
         task_type="CAUSAL_LM",
+        base_model_name_or_path=str(folder),
     )
-    model = get_peft_model(load_base(folder, torch.float32), config)
+    with torch.device("meta"):
+        model = get_peft_model(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)), config)
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
-    model.save_pretrained(out)
+    weights = {}
+    for name, empty in get_peft_model_state_dict(model).items():
+        random = torch.randn(empty.shape, generator=generator)
+        weights[name] = random * (std if "lora_B" in name else empty.shape[1] ** -0.5)
+    out.mkdir(parents=True)
+    save_file(weights, out / "adapter_model.safetensors")
+    config.inference_mode = True
+    config.save_pretrained(out)
     return out
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.suite import run
-from benchmarks.suite.checks import PEFT_ALORA, PEFT_LORA
+from benchmarks.suite.peers import PEFT_ALORA, PEFT_LORA
 from benchmarks.suite.records import Record, Results, load, paired
 from benchmarks.suite.report import ROOT
 from benchmarks.suite.setup import ALORA, BASE, LORA

@@ -9,7 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from benchmarks.suite.checks import LLAMA, PEFT_ALORA, PEFT_LORA
+from benchmarks.suite.peers import LLAMA, LLAMA_ALORA, LLAMA_Q4, PEFT_ALORA, PEFT_LORA
 from benchmarks.suite.records import Results
 from benchmarks.suite.setup import ALORA, BASE, LORA
 
@@ -20,28 +20,32 @@ STYLE: dict[str, tuple[str, str]] = {
     PEFT_ALORA: ("#3d6fb6", "D"),
     PEFT_LORA: ("#8a2d6b", "v"),
     LLAMA: ("#b08900", "P"),
+    LLAMA_ALORA: ("#5d4a00", "X"),
+    LLAMA_Q4: ("#d9b44a", "p"),
 }
 LIMIT = "#222222"
 Draw = Callable[[Any, Results], None]
 
 
-def draw_all(results: Results, docs: Path) -> list[Path]:
-    """Draw every picture that the records allow; their paths."""
+def draw_all(results: Results, docs: Path, suffix: str = "") -> list[Path]:
+    """Draw every picture that the records allow, ``suffix`` at the end of its name; their paths."""
     docs.mkdir(parents=True, exist_ok=True)
-    single: dict[str, Draw] = {"bench-check": _check, "bench-several": _several, "bench-training": _training}
+    single: dict[str, Draw] = {"check": _check, "several": _several, "training": _training}
+    ran = {record.workload for record in results.records}
+    single = {name: draw for name, draw in single.items() if name in ran}
     made = []
     for name, draw in single.items():
         figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
         draw(axes, results)
-        made += _save(figure, docs, name)
-    figure, grid = plt.subplots(1, 3, figsize=(13, 3.9), layout="constrained")
-    for axes, draw in zip(grid, (_check, _several, _training), strict=True):
+        made += _save(figure, docs, f"bench-{name}{suffix}")
+    figure, grid = plt.subplots(1, len(single), figsize=(4.4 * len(single), 3.9), layout="constrained", squeeze=False)
+    for axes, draw in zip(grid[0], single.values(), strict=True):
         draw(axes, results)
     about = results.about
     figure.suptitle(
         f"{about['model'].rsplit('/')[-1]}, {about['dtype']}, {about['processor']}, {about['cores']} cores", fontsize=10
     )
-    return made + _save(figure, docs, "bench-overview")
+    return made + _save(figure, docs, f"bench-overview{suffix}")
 
 
 def _save(figure: Any, docs: Path, name: str) -> list[Path]:

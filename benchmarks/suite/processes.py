@@ -1,11 +1,12 @@
 """What needs processes of its own: cold starts, training, and the scripts that have tables of their own."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.harness import Target
@@ -14,6 +15,7 @@ from benchmarks.suite.setup import Suite
 from benchmarks.training_rows import long_rows, write_rows
 from benchmarks.training_run import OURS, PEER, Outcome, Run, measure
 
+ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("import", "load", "first token")
 _OURS = """
 import sys, time; t = [time.perf_counter()]
@@ -83,15 +85,42 @@ def _memory(outcome: Outcome) -> str:
     return f"{outcome.growth / 2**20:.0f} MiB beyond the loaded model, {outcome.store / 2**20:.0f} MiB of kept prefixes"
 
 
-def script(suite: Suite, results: Results, name: str, module: str, args: Sequence[str]) -> None:
+def micro(suite: Suite, results: Results) -> None:
+    """The micro-benchmarks, by pytest-benchmark: kept as [group, name, median in seconds, interquartile range].
+
+    Raises:
+        RuntimeError: One of them failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder, "micro.json")
+        options = ["-q", "-p", "no:cacheprovider", "--benchmark-max-time=0.5", f"--benchmark-json={out}"]
+        command = [sys.executable, "-m", "pytest", str(ROOT / "benchmarks" / "micro"), *options]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        print(done.stdout, flush=True)
+        if done.returncode:
+            raise RuntimeError(f"pytest ended with code {done.returncode}")
+        found = json.loads(out.read_text(encoding="utf-8"))["benchmarks"]
+    rows = [[each["group"], each["name"], each["stats"]["median"], each["stats"]["iqr"]] for each in found]
+    results.scripts["micro"] = {"benchmarks": rows}
+
+
+def script(
+    suite: Suite, results: Results, name: str, module: str, args: Sequence[str], env: Mapping[str, str] | None = None
+) -> None:
     """Run a benchmark with a table of its own, and keep what it reports under ``name``: each line that is JSON.
+
+    ``env`` is added to the environment.
 
     Raises:
         RuntimeError: It failed.
     """
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{module}", *args], stdout=subprocess.PIPE, text=True, check=False
+        [sys.executable, "-m", f"benchmarks.{module}", *args],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        env=os.environ | dict(env or {}),
     )
     print(done.stdout, flush=True)
     if done.returncode:

@@ -1,6 +1,6 @@
 """Writes ``docs/benchmarks.md`` and its pictures from a results file; nothing in them is written by hand.
 
-``python -m benchmarks.suite.report [results.json]``; without a file the newest whole run's.
+``python -m benchmarks.suite.report [results.json]``; without a file the newest whole run's on a CPU.
 """
 
 import sys
@@ -8,14 +8,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.suite import plots
-from benchmarks.suite.checks import LLAMA, PEFT_ALORA, PEFT_LORA
+from benchmarks.suite.peers import LLAMA, LLAMA_ALORA, LLAMA_Q4, PEFT_ALORA, PEFT_LORA
 from benchmarks.suite.records import Results, load, paired
-from benchmarks.suite.setup import ALORA, BASE, LORA
+from benchmarks.suite.setup import ALORA, BASE, LORA, RANK
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-CONTESTANTS = (BASE, ALORA, LORA, PEFT_ALORA, PEFT_LORA, LLAMA)
-HEAD = """# Benchmarks
+CONTESTANTS = (BASE, ALORA, LORA, PEFT_ALORA, PEFT_LORA, LLAMA, LLAMA_ALORA, LLAMA_Q4)
+HEAD = """# {title}
 
 Written by `m alora bench` from [{name}](../benchmarks/results/{name}); not by hand.
 
@@ -120,6 +120,15 @@ def scripts(results: Results) -> str:
     return "\n\n".join(parts)
 
 
+def micro(results: Results) -> str:
+    """The micro-benchmarks' medians."""
+    rows = [
+        (group, name.removeprefix("test_").replace("_", " "), f"{1e6 * median:,.4g}", f"±{spread / median / 2:.0%}")
+        for group, name, median, spread in results.scripts["micro"]["benchmarks"]
+    ]
+    return table(("", "", "us", "spread"), rows)
+
+
 def growth(results: Results) -> str:
     """By how much a check takes longer for every 1,000 tokens of context."""
     found = results.scripts.get("growth", {}).get("seconds_per_1000_tokens", {})
@@ -150,7 +159,7 @@ def training(results: Results) -> str:
     return table(head, rows)
 
 
-def sections(results: Results) -> list[tuple[str, str]]:
+def sections(results: Results, suffix: str) -> list[tuple[str, str]]:
     """Titles and texts of what was run."""
     check = by_point(results, "check", "context")
     several = by_point(results, "several", "checks")
@@ -158,14 +167,14 @@ def sections(results: Results) -> list[tuple[str, str]]:
     found = {
         "check": (
             "A check after a context",
-            f"![Milliseconds of a check against the length of its context](bench-check.svg)\n\n{check}\n\n"
+            f"![Milliseconds of a check against the length of its context](bench-check{suffix}.svg)\n\n{check}\n\n"
             f"Time to the first token:\n\n{first_tokens(results)}\n\n"
             f"For every 1,000 tokens more of context: {growth(results)}.",
         ),
         "output": ("Longer answers", by_point(results, "output", "new")),
         "several": (
             "Several checks of one document",
-            f"![Milliseconds against the number of checks](bench-several.svg)\n\n{several}",
+            f"![Milliseconds against the number of checks](bench-several{suffix}.svg)\n\n{several}",
         ),
         "score": ("Two labels scored", listed(results, "score")),
         "chain": ("A chain: answer, three checks, repair, three checks", listed(results, "chain")),
@@ -177,39 +186,44 @@ def sections(results: Results) -> list[tuple[str, str]]:
         ),
         "training": (
             "Training",
-            f"![Time and memory of a training run](bench-training.svg)\n\n{training(results)}",
+            f"![Time and memory of a training run](bench-training{suffix}.svg)\n\n{training(results)}",
         ),
         "cold start": ("Cold start", listed(results, "cold start")),
     }
     ran = {record.workload for record in results.records}
     shown = [section for workload, section in found.items() if workload in ran]
     if any("reports" in each for each in results.scripts.values()):
-        shown.append(("Prefill, decode, throughput", scripts(results)))
+        shown.append(("Prefill, decode, throughput, a program of Mellea's", scripts(results)))
+    if "micro" in results.scripts:
+        shown.append(("Micro-benchmarks", micro(results)))
     return [("The table of marks", marks(results)), *shown, ("Not timed, and failed", untimed(results))]
 
 
 def write_report(path: Path, docs: Path = DOCS) -> Path:
-    """Write the page and the pictures below ``docs`` from the results at ``path``; the page's path."""
-    from benchmarks.suite.setup import RANK
+    """Write the page and the pictures below ``docs`` from the results at ``path``; the page's path.
 
+    A GPU's run has a page of its own, and its pictures names of their own.
+    """
     results = load(path)
-    plots.draw_all(results, docs)
-    parts = [HEAD.format(name=path.name, rank=RANK), machine(results) + "\n"]
-    parts += [f"## {title}\n\n{text}\n" for title, text in sections(results)]
-    page = docs / "benchmarks.md"
+    suffix = "" if results.about["device"].startswith("cpu") else "-gpu"
+    plots.draw_all(results, docs, suffix)
+    parts = [HEAD.format(name=path.name, rank=RANK, title=f"Benchmarks{' on a GPU' if suffix else ''}")]
+    parts += [machine(results) + "\n"]
+    parts += [f"## {title}\n\n{text}\n" for title, text in sections(results, suffix)]
+    page = docs / f"benchmarks{suffix}.md"
     page.write_text("\n".join(parts), encoding="utf-8")
     return page
 
 
 def newest() -> Path:
-    """The results file of the last whole run.
+    """The results file of the last whole run on a CPU.
 
     Raises:
         SystemExit: There is none.
     """
-    found = [p for p in (ROOT / "benchmarks" / "results").glob("suite-*.json") if not p.stem.endswith("quick")]
+    found = [p for p in (ROOT / "benchmarks" / "results").glob("suite-cpu-*.json") if not p.stem.endswith("quick")]
     if not found:
-        sys.exit("benchmarks/results has no suite-*.json of a whole run; run python -m benchmarks.suite.run")
+        sys.exit("benchmarks/results has no suite-cpu-*.json of a whole run; run python -m benchmarks.suite.run")
     return max(found, key=lambda path: load(path).about["date"])
 
 

@@ -6,6 +6,7 @@ go on. Afterwards ``docs/benchmarks.md`` and its pictures are written from the f
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -14,16 +15,20 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import torch
-
+from alorakit.engine.devices import pick_device, pick_dtype
+from benchmarks.gpu_model import write_random_model
+from benchmarks.roofline import GRANITE_8B_CONFIG
 from benchmarks.suite import checks, processes, programs, traffic
 from benchmarks.suite.marks import add_marks
+from benchmarks.suite.peers import Peers
 from benchmarks.suite.records import MOST_NOISE, Results, about, file_name
 from benchmarks.suite.setup import FULL, QUICK, TINY, Sizes, Suite, on_gpu, prepared
 from benchmarks.workloads import MODEL
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 SEED = 0
+RANDOM_8B = "random-granite-8b"
+MELLEA = Path(sys.prefix) / "mellea"  # where make installs it
 # Scripts with tables of their own: name -> module, arguments.
 SCRIPTS: dict[str, tuple[str, list[str]]] = {
     "throughput": ("bench_throughput", ["--rounds", "2", "--single-rounds", "5"]),
@@ -33,13 +38,13 @@ SCRIPTS: dict[str, tuple[str, list[str]]] = {
 Part = Callable[[Suite, Results], None]
 
 
-def parts(sizes: Sizes) -> dict[str, Part]:
+def parts(sizes: Sizes, model: str) -> dict[str, Part]:
     """Name -> part, in the order of what matters most; the peers' models are loaded once, when first needed."""
-    loaded: list[checks.Peers] = []
+    loaded: list[Peers] = []
 
-    def peers(suite: Suite) -> checks.Peers:
+    def peers(suite: Suite) -> Peers:
         if not loaded:
-            loaded.append(checks.Peers(suite))
+            loaded.append(Peers(suite, model))
         return loaded[0]
 
     found: dict[str, Part] = {
@@ -56,13 +61,19 @@ def parts(sizes: Sizes) -> dict[str, Part]:
     found["training"] = lambda suite, results: processes.training(suite, results, rows, tokens, epochs, steps)
     if sizes is FULL:
         found |= {name: partial(processes.script, name=name, module=m, args=a) for name, (m, a) in SCRIPTS.items()}
+        path = os.pathsep.join([str(MELLEA), *filter(None, [os.environ.get("PYTHONPATH")])])
+        args = ["--dtype", "float32", "--rounds", "2", "--many-rounds", "2"]  # in bfloat16 they part at near ties
+        found["mellea"] = partial(
+            processes.script, name="mellea", module="bench_mellea", args=args, env={"PYTHONPATH": path}
+        )
+        found["micro"] = processes.micro
     return found
 
 
 def run(suite: Suite, results: Results, only: list[str]) -> None:
     """Run the parts whose names begin with one of ``only``, or all."""
     results.probe(suite.device, suite.dtype)
-    for name, part in parts(suite.sizes).items():
+    for name, part in parts(suite.sizes, results.about["model"]).items():
         if only and not name.startswith(tuple(only)):
             continue
         start = time.perf_counter()
@@ -84,7 +95,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="few sizes and rounds: under 3 minutes on 2 cores")
     parser.add_argument("--tiny", action="store_true", help="to see that it works; the figures say nothing")
     parser.add_argument("--only", default="", help="parts whose names begin so, separated by commas")
-    parser.add_argument("--model", default=MODEL, help="Hub id or folder")
+    parser.add_argument("--model", default=MODEL, help=f"Hub id or folder; {RANDOM_8B}: random weights of that shape")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
@@ -97,8 +108,13 @@ def main(argv: list[str] | None = None) -> int:
     sizes = TINY if args.tiny else QUICK if args.quick else FULL
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        chosen = on_gpu(sizes) if torch.cuda.is_available() and args.device in ("auto", "cuda") else sizes
-        with prepared(args.model, chosen, Path(folder), args.device, args.dtype) as suite:
+        device = pick_device(args.device)
+        chosen, model = on_gpu(sizes) if device.type == "cuda" else sizes, args.model
+        if model == RANDOM_8B:
+            model = str(
+                write_random_model(Path(folder, "model"), GRANITE_8B_CONFIG, device, pick_dtype(args.dtype, device))
+            )
+        with prepared(model, chosen, Path(folder), device, args.dtype) as suite:
             results = Results(
                 args.out / file_name(suite.device, sizes is not FULL),
                 about(suite.device, suite.dtype, suite.machine, args.model, SEED, sizes is not FULL),

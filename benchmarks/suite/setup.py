@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from alorakit import Engine, SamplingParams
-from alorakit.engine.devices import pick_device, pick_dtype
+from alorakit.engine.devices import pick_dtype
 from benchmarks.bench_check import as_lora
 from benchmarks.machine import Machine
 from benchmarks.peers import peft_peer
@@ -87,10 +87,16 @@ TINY = Sizes(
 
 
 def on_gpu(sizes: Sizes) -> Sizes:
-    """The same with the contexts of a GPU."""
+    """The same with the contexts of a GPU; fewer lengths of answer, for peers decode slowly there."""
     if sizes is not FULL:
         return sizes
-    return replace(sizes, contexts=(*sizes.contexts, 16384, 32768, 65000), peer_contexts=(*sizes.peer_contexts, 32768))
+    return replace(
+        sizes,
+        contexts=(*sizes.contexts, 16384, 32768, 65000),
+        peer_contexts=(*sizes.peer_contexts, 32768),
+        outputs=(1, 8, 64),
+        rounds=5,
+    )
 
 
 @dataclass
@@ -144,17 +150,17 @@ def unseen(context: list[int], turn: int) -> list[int]:
 
 
 @contextmanager
-def prepared(model: str, sizes: Sizes, folder: Path, device: str, dtype: str) -> Iterator[Suite]:
+def prepared(model: str, sizes: Sizes, folder: Path, device: torch.device, dtype: str) -> Iterator[Suite]:
     """Load the model, make the adapters, measure the machine. Drafts are off: no answer is guessed."""
-    where = pick_device(device)
-    kind = pick_dtype(dtype, where)
+    kind = pick_dtype(dtype, device)
     longest = max(*sizes.contexts, sizes.context) + 512
     with Engine.from_pretrained(
         model,
-        device=str(where),
+        device=str(device),
         dtype=str(kind).removeprefix("torch."),
         max_draft_tokens=0,
         max_adapters=2 * sizes.adapters,
+        memory_fraction=0.4 if device.type == "cuda" else None,  # the peers' models have to fit beside it
     ) as engine:
         limit = engine.config.max_model_len or engine.model_config.max_position_embeddings
         if longest > limit:
@@ -166,5 +172,5 @@ def prepared(model: str, sizes: Sizes, folder: Path, device: str, dtype: str) ->
             if index:  # peers load the first pair only
                 shutil.rmtree(folder / f"alora-{index}")
                 shutil.rmtree(folder / f"lora-{index}")
-        measured = Machine.measure(where, kind)
-        yield Suite(engine, sizes, measured, ModelShape(engine.model_config, kind.itemsize), folder, where, kind)
+        measured = Machine.measure(device, kind)
+        yield Suite(engine, sizes, measured, ModelShape(engine.model_config, kind.itemsize), folder, device, kind)

@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from benchmarks.harness import Target
 from benchmarks.suite import compare, run
-from benchmarks.suite.checks import PEFT_ALORA, PEFT_LORA
 from benchmarks.suite.contest import Answer, Contest, common
 from benchmarks.suite.marks import slope
+from benchmarks.suite.peers import PEFT_ALORA, PEFT_LORA
 from benchmarks.suite.records import Record, Results, load, paired
 from benchmarks.suite.report import write_report
 from benchmarks.suite.setup import ALORA, BASE, LORA
@@ -68,6 +68,8 @@ def test_what_was_computed_is_what_the_activation_point_leaves(ran):
     alora, lora = (ran.find("check", who, context=64) for who in (ALORA, LORA))
     assert (alora.computed, alora.cached) == (20 + 3 + 1, 64)
     assert (lora.computed, lora.cached) == (64 + 20 + 3 + 1, 0)
+    # The same question with another length of answer is no repetition.
+    assert ran.find("output", LORA, new=2).computed == 64 + 20 + 3 + 1
     assert ran.find("several", ALORA, checks=2).computed == 2 * (20 + 3 + 1)
     assert ran.find("chain", LORA).computed > ran.find("chain", ALORA).computed
 
@@ -85,6 +87,15 @@ def test_the_page_has_every_record_and_every_link_of_it_leads_somewhere(ran, tmp
         assert f"]({name})" in page and (tmp_path / name).is_file()
     assert "## Training" not in page  # it was not run
     assert "nan" not in page.lower().split("## a check after")[1]
+
+
+def test_a_gpus_run_has_a_page_and_pictures_of_its_own(ran, tmp_path):
+    results = load(ran.path)
+    results.path, results.about["device"] = tmp_path / "suite-gpu.json", "nvidia-x"
+    results.write()
+    page = write_report(results.path, tmp_path)
+    assert page.name == "benchmarks-gpu.md" and "](bench-check-gpu.svg)" in page.read_text(encoding="utf-8")
+    assert (tmp_path / "bench-check-gpu.svg").is_file() and not (tmp_path / "bench-check.svg").exists()
 
 
 def test_a_peer_that_answers_otherwise_is_named_and_not_timed():
