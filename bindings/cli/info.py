@@ -84,8 +84,10 @@ def _lines(found: dict[str, Any]) -> str:
     rows += _purpose(manifest) if manifest else [("layout", "not recorded (no alorakit.json); say it with layout=")]
     if "README.md" not in found["files"]:
         rows.append(("card", "none; write it with m alora add-readme"))
-    problems = found["problems"] or ["nothing; the engine takes it if the base model's shapes fit"]
-    rows += [("unsupported" if not index else "", problem) for index, problem in enumerate(problems)]
+    if found["problems"]:
+        rows += [("unsupported" if not index else "", problem) for index, problem in enumerate(found["problems"])]
+    else:
+        rows.append(("supported", "yes; the engine takes it if the base model's shapes fit"))
     return "\n".join(f"{name:<12} {text}".rstrip() for name, text in rows)
 
 

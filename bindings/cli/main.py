@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -40,7 +41,7 @@ class AloraGroup(TyperGroup):
 
 def alora_command(name: str) -> Any:
     """One of :data:`COMMANDS`, as typer runs it; its module is imported now."""
-    alone = typer.Typer(add_completion=False)
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None)
     alone.command(name)(command_function(name))
     return typer.main.get_command(alone)
 
@@ -53,14 +54,14 @@ def command_function(name: str) -> Callable[..., None]:
 
 def alora_app() -> typer.Typer:
     """The commands, as an app."""
-    app = typer.Typer(cls=AloraGroup, no_args_is_help=True)
+    app = typer.Typer(cls=AloraGroup, no_args_is_help=True, rich_markup_mode=None)
     app.callback()(_alora)  # typer needs one where it knows no command
     return app
 
 
 def m_app() -> typer.Typer:
     """The app behind ``m``: the commands below ``alora``, beside those of Mellea's ``m`` where Mellea is installed."""
-    app = typer.Typer(cls=MelleaGroup, no_args_is_help=True)
+    app = typer.Typer(cls=MelleaGroup, no_args_is_help=True, rich_markup_mode=None)
     app.callback()(_root)  # without it typer would drop the level of a single sub-app
     app.add_typer(alora_app(), name="alora")
     return app
@@ -73,11 +74,20 @@ def alorakit_app() -> typer.Typer:
     return app
 
 
-def _alora() -> None:
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"alorakit {version('alorakit')}")
+        raise typer.Exit
+
+
+Version = Annotated[bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say it and exit.")]
+
+
+def _alora(version: Version = False) -> None:
     """Train and use activated LoRA adapters."""
 
 
-def _root() -> None:
+def _root(version: Version = False) -> None:
     """The command line of alorakit, and of Mellea where it is installed."""
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from alorakit.bindings.cli.adapters import split_name
 from alorakit.bindings.cli.errors import Debug, reported
 from alorakit.bindings.server.config import ServerConfig
 from alorakit.engine.config import EngineConfig
@@ -25,7 +26,7 @@ def serve(
     model: Annotated[str, typer.Argument(help="Base model: Hub id or folder.")],
     adapter: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=PLACE: an adapter to begin with; a folder or one of the Hub. May be repeated."),
+        typer.Option(help="PLACE or NAME=PLACE: an adapter to begin with, a folder or one of the Hub; repeatable."),
     ] = None,
     served_model_name: Annotated[
         str | None, typer.Option(help="What clients call the base model. Default: as it was given here.")
@@ -171,10 +172,8 @@ def _adapters(given: Iterable[str]) -> dict[str, str]:
     """Adapters to begin with: where each lies, by name."""
     found: dict[str, str] = {}
     for text in given:
-        name, equals, place = text.partition("=")
-        if not (name and equals and place):
-            raise ConfigError(f"--adapter {text!r:.200} must be NAME=PLACE, such as failure=./checkpoints/my_adapter")
+        name, place = split_name(text)
         if name in found:
-            raise ConfigError(f"--adapter names {name!r:.200} twice; give each a name of its own")
+            raise ConfigError(f"--adapter names {name!r:.200} twice; give each a name of its own: NAME=PLACE")
         found[name] = place
     return found

@@ -79,7 +79,7 @@ class ServerState:
             return adapters[model]
         raise HttpError(
             404,
-            f"model {model!r:.200} is neither the base model {self.model_id!r} nor one of {len(adapters)} adapters; "
+            f"model {model!r:.200} is neither the base model {self.model_id!r} nor an adapter that is loaded; "
             "GET /v1/models lists them",
             param="model",
             code="model_not_found",

@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -244,3 +245,9 @@ def test_progress_as_bars_on_a_terminal() -> None:
             display(ProgressEvent("prefix", done, 3, "contexts"))
     assert "prefix" in stream.getvalue()
     assert "3/3" in stream.getvalue()
+
+
+@pytest.mark.parametrize("words", [["--version"], ["alora", "--version"]])
+def test_the_version(words: list[str]) -> None:
+    result = RUN.invoke(m_app(), words)
+    assert (result.exit_code, result.output) == (0, f"alorakit {version('alorakit')}\n")

@@ -75,11 +75,15 @@ def test_every_option_reaches_its_field(served: list[tuple[Any, ...]], monkeypat
     assert (served[0][1].api_keys, served[0][1].admin_key) == (("e1", "e2"), "root")
 
 
+def test_an_adapter_without_a_name_has_that_of_its_folder(served: list[tuple[Any, ...]]) -> None:
+    invoke("m", "--adapter", "checkpoints/my_adapter")
+    assert served[0][2] == {"my_adapter": "checkpoints/my_adapter"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--adapter", "nameless"], "NAME=PLACE"),
-        (["--adapter", "=place"], "NAME=PLACE"),
+        (["--adapter", "=place"], "name=folder"),
         (["--adapter", "a=b", "--adapter", "a=c"], "twice"),
         (["--host", "10.0.0.1"], "ALORAKIT_API_KEYS"),
         (["--port", "70000"], "port=70000"),

@@ -39,7 +39,7 @@ def test_the_real_mellea_keeps_its_commands() -> None:
     mellea = mellea_folder()
     listed = m("--help", path=mellea, program=WATCHED)
     for name in ("alora", "serve", "decompose", "eval", "fix"):
-        assert f"\u2502 {name} " in listed.stdout, listed.stdout
+        assert f"\n  {name} " in listed.stdout, listed.stdout
     assert "activated LoRA" in listed.stdout
     assert listed.stderr.split() == ["cli"]
     for args, said in (

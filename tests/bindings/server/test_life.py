@@ -176,7 +176,8 @@ def test_starts_that_are_refused(served_folder: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert f"port={port} cannot be listened on (Address already in use)" in failed(model, "--port", port)
-    assert "must be NAME=PLACE" in failed(model, "--adapter", "parts")
+    assert "neither of them empty" in failed(model, "--adapter", "x=")
+    assert "'parts' twice" in failed(model, "--adapter", "parts", "--adapter", "parts=elsewhere")
     assert "no such folder" in failed(tmp_path / "nothing", "--port", "0")
     assert "not a folder" in failed(model, "--port", "0", "--device", "cpu", "--adapter", f"x={tmp_path}/nothing")
     assert "dtype='float8'" in failed(model, "--port", "0", "--dtype", "float8")
