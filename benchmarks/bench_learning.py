@@ -23,7 +23,7 @@ from alorakit import Engine, SamplingParams
 from alorakit.engine.tokenizer import Tokenizer
 from alorakit.training import Example, ExampleList, TrainConfig, load_examples, train
 from alorakit.training.answers import Answers, answers_of, parsed
-from alorakit.training.config import PRESETS
+from alorakit.training.config import PRESETS, preset
 from benchmarks.harness import Target
 from benchmarks.workloads import MODEL
 
@@ -79,7 +79,7 @@ def settings(args: argparse.Namespace, adapter: str, seed: int) -> TrainConfig:
     """The preset, and what the command line says otherwise."""
     given: dict[str, Any] = {name: getattr(args, name) for name in OVERRIDES if getattr(args, name) is not None}
     common = {"val_fraction": args.val_fraction, "field": args.field, "dtype": args.dtype, "device": args.device}
-    return TrainConfig(**{**PRESETS[args.preset], **common, **given, "adapter": adapter, "seed": seed})
+    return TrainConfig(**{**preset(args.preset, adapter), **common, **given, "adapter": adapter, "seed": seed})
 
 
 def learn(engine: Engine, examples: ExampleList, args: argparse.Namespace, seed: int) -> dict[str, Any]:

@@ -71,17 +71,22 @@ class Target:
         return f"{'met   ' if self.met else 'MISSED'}  {self.what}: {self.value:.4g}{self.unit}, target {bound}"
 
 
-def take_turns(contestants: Mapping[str, Callable[[int], T]], rounds: int, warmup: int = 1) -> dict[str, list[T]]:
+def take_turns(
+    contestants: Mapping[str, Callable[[int], T]], rounds: int, warmup: int = 1, fewer: Mapping[str, int] | None = None
+) -> dict[str, list[T]]:
     """Run every contestant once per round, in turn; what each returned in the rounds that count.
 
     Args:
         contestants: Name -> function of the round's number; different numbers should mean different inputs.
         rounds: Rounds that count.
         warmup: Rounds before them.
+        fewer: How many of the rounds a slow contestant takes part in: the first so many; others in all.
     """
     found: dict[str, list[T]] = {name: [] for name in contestants}
     for turn in range(warmup + rounds):
         for name, run in contestants.items():
+            if turn >= warmup + (fewer or {}).get(name, rounds):
+                continue
             value = run(turn)
             if turn >= warmup:
                 found[name].append(value)

@@ -16,7 +16,8 @@ def by_context(suite: Suite, results: Results, peers: Peers) -> None:
     """One check after contexts of every length."""
     for context in suite.sizes.contexts:
         who = peers if context in suite.sizes.peer_contexts else None
-        one(suite, "check", context, suite.sizes.new, who).run(results, suite.sizes.rounds_at(context))
+        fewer = suite.sizes.fewer(context, LORA, PEFT_LORA)
+        one(suite, "check", context, suite.sizes.new, who).run(results, suite.sizes.rounds, fewer=fewer)
 
 
 def by_output(suite: Suite, results: Results, peers: Peers) -> None:
@@ -80,7 +81,7 @@ def several(suite: Suite, results: Results) -> None:
         contest = Contest(
             "several", {"checks": num, "context": length, "new": new}, {k: ours(k) for k in KINDS}, {}, limits
         )
-        contest.run(results, suite.sizes.rounds if num <= 4 else suite.sizes.long_rounds)
+        contest.run(results, suite.sizes.rounds, fewer=suite.sizes.fewer(num * length, LORA))
 
 
 def scored(suite: Suite, results: Results, peers: Peers) -> None:

@@ -57,12 +57,12 @@ class Contest:
     like: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[str, float] = field(default_factory=dict)
 
-    def run(self, results: Results, rounds: int, warmup: int = 1) -> None:
-        """Compare answers, warm up, take turns, and keep a record of each contestant."""
+    def run(self, results: Results, rounds: int, warmup: int = 1, fewer: Mapping[str, int] | None = None) -> None:
+        """Compare answers, warm up, take turns, and keep a record of each contestant; arguments as of take_turns."""
         notes, differing = self._compared()
         timed = {name: ask for name, ask in self.asks.items() if name not in differing}
         gc.collect()
-        answers = take_turns(timed, rounds, warmup)
+        answers = take_turns(timed, rounds, warmup, fewer)
         for name in self.asks:
             record = self._record(name, answers.get(name, []), notes.get(name, ""))
             results.records.append(record)

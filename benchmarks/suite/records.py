@@ -71,8 +71,11 @@ class Record:
 
 
 def paired(a: Record, b: Record) -> float:
-    """Median over the rounds of a's time divided by b's in the same round: what a busy moment does to both cancels."""
-    return statistics.median(x / y for x, y in zip(a.seconds, b.seconds, strict=True))
+    """Median of a's time divided by b's in the same round, over the rounds that both were in.
+
+    What a busy moment does to both cancels.
+    """
+    return statistics.median(x / y for x, y in zip(a.seconds, b.seconds, strict=False))
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Writes ``docs/benchmarks.md`` and its pictures from a results file; nothing in them is written by hand.
 
-``python -m benchmarks.suite.report [results.json]``; without a file the newest whole run's on a CPU.
+``python -m benchmarks.suite.report [results.json]``; without a file the newest whole run's on a CPU and that of a GPU,
+and the README's table.
 """
 
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from benchmarks.suite import plots
 from benchmarks.suite.peers import LLAMA, LLAMA_ALORA, LLAMA_Q4, PEFT_ALORA, PEFT_LORA
+from benchmarks.suite.readme import write_figures
 from benchmarks.suite.records import Results, load, paired
 from benchmarks.suite.setup import ALORA, BASE, LORA, RANK
 
@@ -100,7 +102,7 @@ def listed(results: Results, workload: str) -> str:
     rows = []
     for record in (r for r in results.records if r.workload == workload and r.seconds):
         base = results.find(workload, BASE, **record.point)
-        over = f"{paired(record, base):.2f}" if base and len(base.seconds) == len(record.seconds) else ""
+        over = f"{paired(record, base):.2f}" if base else ""
         point = ", ".join(f"{name} {value}" for name, value in record.point.items())
         computed = f"{record.computed:,.0f}" if record.computed is not None else ""
         rows.append((point, record.contestant, ms(record.median), f"±{record.spread:.0%}", over, computed))
@@ -227,5 +229,13 @@ def newest() -> Path:
     return max(found, key=lambda path: load(path).about["date"])
 
 
+def write_all() -> list[Path]:
+    """Write every page and the README's table from what is in the folder of results; the pages' paths."""
+    cpu = newest()
+    gpus = sorted(path for path in cpu.parent.glob("suite-*.json") if not path.name.startswith("suite-cpu-"))
+    write_figures(ROOT / "README.md", load(cpu), load(gpus[-1]) if gpus else None)
+    return [write_report(path) for path in (cpu, *gpus[-1:])]
+
+
 if __name__ == "__main__":
-    print(write_report(Path(sys.argv[1]) if len(sys.argv) > 1 else newest()))
+    print(*([write_report(Path(sys.argv[1]))] if len(sys.argv) > 1 else write_all()), sep="\n")

@@ -134,9 +134,10 @@ def main(argv: list[str] | None = None) -> int:
     for part, why in results.errors.items():
         print(f"FAILED  {part}: {why}")
     if sizes is FULL and results.path is not None and not args.only:
-        from benchmarks.suite.report import write_report
+        from benchmarks.suite.report import write_all, write_report
 
-        print(f"written from it: {write_report(results.path)}")
+        pages = write_all() if args.out == RESULTS else [write_report(results.path, args.out)]
+        print(f"written from it: {', '.join(map(str, pages))}")
     print(
         json.dumps({"results": str(results.path), "met": met, "targets": len(results.targets), "noise": results.noise})
     )

@@ -31,8 +31,8 @@ class Sizes:
         context: Tokens of context where that does not vary.
         new: Tokens decoded where that does not vary.
         checks: How many checks of one context.
-        rounds: Rounds that count; of contests of over ``long`` tokens of context, ``long_rounds``.
-        long: See there.
+        rounds: Rounds that count.
+        long: Contestants that read more tokens than this in a round are in the first ``long_rounds`` only.
         long_rounds: See there.
         adapters: How many adapters the mixed traffic has.
         requests: How many requests.
@@ -45,17 +45,17 @@ class Sizes:
     context: int = 2048
     new: int = 8
     checks: tuple[int, ...] = (1, 2, 4, 8, 16)
-    rounds: int = 7
+    rounds: int = 5
     long: int = 2048
-    long_rounds: int = 3
+    long_rounds: int = 2
     adapters: int = 16
     requests: int = 48
     turns: int = 4
     peer_contexts: tuple[int, ...] = (1024, 2048, 4096, 8000)
 
-    def rounds_at(self, context: int) -> int:
-        """Rounds at a length of context."""
-        return self.rounds if context <= self.long else self.long_rounds
+    def fewer(self, tokens: int, *readers: str) -> dict[str, int]:
+        """Rounds of the contestants that read so many tokens anew in each, for ``take_turns``."""
+        return dict.fromkeys(readers, self.long_rounds) if tokens > self.long else {}
 
 
 FULL = Sizes()
@@ -95,7 +95,6 @@ def on_gpu(sizes: Sizes) -> Sizes:
         contexts=(*sizes.contexts, 16384, 32768, 65000),
         peer_contexts=(*sizes.peer_contexts, 32768),
         outputs=(1, 8, 64),
-        rounds=5,
     )
 
 

@@ -26,7 +26,7 @@ def mixed(suite: Suite, results: Results) -> None:
     for popularity in POPULARITY:
         point: Point = {"popularity": popularity, "per_s": round(rate, 1), "requests": suite.sizes.requests}
         asks = {kind: _ask_as(suite, kind, popularity, rate) for kind in (BASE, ALORA, LORA)}
-        Contest("traffic", point, asks).run(results, max(1, suite.sizes.long_rounds - 1))
+        Contest("traffic", point, asks).run(results, suite.sizes.long_rounds)
 
 
 def _rate(suite: Suite) -> float:

@@ -1,14 +1,13 @@
 """Flags of ``m alora train``: their types and help, and the settings they make."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import fields
 from typing import Annotated, Any
 
 import typer
 
 from alorakit.engine.errors import ConfigError
-from alorakit.training.config import PRESET_PURPOSES, PRESETS, TrainConfig
+from alorakit.training.config import PRESET_PURPOSES, PRESETS, TrainConfig, preset
 
 _PRESETS_HELP = "; ".join(f"{name}, {purpose}" for name, purpose in PRESET_PURPOSES.items())
 
@@ -83,8 +82,9 @@ def settings(ctx: typer.Context, **changes: Any) -> TrainConfig:
     """
     names = {field.name for field in fields(TrainConfig)}
     values = {name: value for name, value in ctx.params.items() if name in names}
-    preset = _preset(ctx.params.get("preset"))
-    chosen = {name: value for name, value in preset.items() if not given(ctx, name)}
+    name = ctx.params.get("preset")
+    settings = {} if name is None else preset(name, ctx.params["adapter"])
+    chosen = {name: value for name, value in settings.items() if not given(ctx, name)}
     return TrainConfig(**{**values, **changes, **chosen})
 
 
@@ -104,12 +104,6 @@ def parse_bytes(text: str | None) -> int | None:
     number, unit = found[1], found[2].upper()
     factor = 1024 ** (_UNITS.index(unit) + 1) if unit else 1
     return int(float(number) * factor) if "." in number else int(number) * factor
-
-
-def _preset(name: str | None) -> Mapping[str, Any]:
-    if name is not None and name not in PRESETS:
-        raise ConfigError(f"preset={name!r} is not one of {', '.join(PRESETS)}")
-    return PRESETS[name] if name is not None else {}
 
 
 def given(ctx: typer.Context, name: str) -> bool:

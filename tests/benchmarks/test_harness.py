@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.harness import Target, Timings, drop_accidents, interleave, report
+from benchmarks.harness import Target, Timings, drop_accidents, interleave, report, take_turns
 
 
 def timings(**seconds: list[float]) -> dict[str, Timings]:
@@ -16,6 +16,13 @@ def test_contestants_take_turns_and_warm_up_does_not_count():
     result = interleave({"a": lambda i: calls.append(("a", i)), "b": lambda i: calls.append(("b", i))}, 2, warmup=1)
     assert calls == [(name, turn) for turn in range(3) for name in "ab"]
     assert [len(t.seconds) for t in result.values()] == [2, 2]
+
+
+def test_a_slow_contestant_takes_part_in_the_first_rounds_only():
+    calls = []
+    run = {name: lambda turn, name=name: calls.append((name, turn)) or turn for name in "ab"}
+    assert take_turns(run, 3, warmup=1, fewer={"b": 1}) == {"a": [1, 2, 3], "b": [1]}
+    assert calls == [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2), ("a", 3)]
 
 
 def test_a_round_with_an_accident_is_dropped_for_all():

@@ -127,6 +127,7 @@ def record(contestant: str, *seconds: float, **point: int) -> Record:
 
 def test_ratios_are_taken_round_by_round():
     assert paired(record("a", 1.0, 20.0, 3.0), record("b", 2.0, 40.0, 1.0)) == 0.5
+    assert paired(record("a", 1.0, 9.0), record("b", 2.0)) == 0.5  # the round that both were in
     assert record("a", 1.0, 2.0, 3.0, 4.0, 5.0).spread == pytest.approx(1 / 3)
     assert record("a", 1.0).spread == 0.0
 

@@ -19,7 +19,7 @@ from alorakit.bindings.cli.train_options import parse_bytes
 from alorakit.bindings.cli.train_run import Job
 from alorakit.engine.errors import ConfigError, TrainingError
 from alorakit.training import costs
-from alorakit.training.config import PRESET_PURPOSES, PRESETS, TrainConfig
+from alorakit.training.config import PRESET_PURPOSES, PRESETS, TrainConfig, preset
 
 RUN = CliRunner()
 NOTES = [{"item": f"Note {i}: it {'hums' if i % 2 else 'stalls'}", "label": f"label{i % 2}"} for i in range(10)]
@@ -153,10 +153,16 @@ def test_flags_reach_the_configuration(job_of: Callable[..., Job], tmp_path: Pat
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_flag_goes_before_the_preset(job_of: Callable[..., Job], name: str) -> None:
-    assert job_of("--preset", name).config == TrainConfig(**PRESETS[name])
+    assert job_of("--preset", name).config == TrainConfig(**preset(name, "alora"))
+    assert job_of("--preset", name, "--adapter", "lora").config == TrainConfig(**PRESETS[name], adapter="lora")
     # A default that is spelled out is a flag that was given, too.
     changed = job_of("--preset", name, "--epochs", "6", "--scheduler", "constant", "--rank", "3").config
-    assert changed == TrainConfig(**{**PRESETS[name], "epochs": 6, "scheduler": "constant", "rank": 3})
+    assert changed == TrainConfig(**{**preset(name, "alora"), "epochs": 6, "scheduler": "constant", "rank": 3})
+
+
+def test_an_alora_of_texts_is_scaled_as_a_lora_is() -> None:
+    alora, lora = (TrainConfig(**preset("text", kind), adapter=kind) for kind in ("alora", "lora"))
+    assert alora.alpha / alora.effective_rank == pytest.approx(lora.alpha / lora.effective_rank, rel=0.1)
 
 
 def test_presets_are_explained() -> None:
