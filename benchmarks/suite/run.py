@@ -38,7 +38,7 @@ SCRIPTS: dict[str, tuple[str, list[str]]] = {
 Part = Callable[[Suite, Results], None]
 
 
-def parts(sizes: Sizes, model: str) -> dict[str, Part]:
+def parts(sizes: Sizes, model: str = MODEL) -> dict[str, Part]:
     """Name -> part, in the order of what matters most; the peers' models are loaded once, when first needed."""
     loaded: list[Peers] = []
 
@@ -98,8 +98,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", default=MODEL, help=f"Hub id or folder; {RANDOM_8B}: random weights of that shape")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "--out", type=Path, help="folder for the results; default: benchmarks/results, or bench-results"
+    )
+    args = parser.parse_args(argv)
+    if args.out is None:  # a part alone must not take the place of the whole suite's results
+        args.out = Path("bench-results") if args.only else RESULTS
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -30,8 +30,11 @@ def bench(
         ),
     ] = None,
     only_list: Annotated[bool, typer.Option("--list", help="List the benchmarks.")] = False,
-    full: Annotated[
-        bool, typer.Option("--full", help="At full size: the suite takes half an hour, and writes docs/benchmarks.md.")
+    small: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="Few sizes: the suite takes 3 minutes; else half an hour, and it writes the docs."
+        ),
     ] = False,
     model: Annotated[str, typer.Option(help="Base model: Hub id or folder.")] = DEMO_MODEL,
     adapter: Annotated[
@@ -43,7 +46,7 @@ def bench(
     dtype: Dtype = EngineConfig.dtype,
     out: Annotated[
         Path | None,
-        typer.Option(help=f"Of the suite: folder for results. Default: {OUT}, with --full the checkout's own."),
+        typer.Option(help=f"Of the suite: folder for results. Default: {OUT}; of the whole suite, the checkout's own."),
     ] = None,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -59,7 +62,7 @@ def bench(
             lines = [f"{name:<17} {about}" for name, about in known.items()]
             typer.echo(json.dumps(known, ensure_ascii=False) if as_json else "\n".join(lines))
             return
-        quick, others = _chosen(names or [], full, adapter)
+        quick, others = _chosen(names or [], small, adapter)
         found: dict[str, Any] = {}
         if quick:
             folder = None if adapter is None else resolve_adapter(split_name(adapter)[1])
@@ -71,8 +74,8 @@ def bench(
                 report.print()
         failed: list[str] = []
         if others is not None:
-            kept = out if out is not None or full else OUT
-            results, failed = run_benchmarks(others, SuiteRun(full, model, device, dtype, kept, as_json))
+            kept = OUT if out is None and (small or others) else out
+            results, failed = run_benchmarks(others, SuiteRun(small, model, device, dtype, kept, as_json))
             found |= results
         if as_json:
             typer.echo(json.dumps(found, ensure_ascii=False))
@@ -90,7 +93,7 @@ def _of_checkout() -> dict[str, str]:
         return {}
 
 
-def _chosen(names: list[str], full: bool, adapter: str | None) -> tuple[bool, list[str] | None]:
+def _chosen(names: list[str], small: bool, adapter: str | None) -> tuple[bool, list[str] | None]:
     """Whether to run the quick one, and what of the checkout: None for nothing, an empty list for the suite.
 
     Raises:
@@ -100,12 +103,10 @@ def _chosen(names: list[str], full: bool, adapter: str | None) -> tuple[bool, li
     if not names and root() is not None and adapter is None:
         listed()  # raises now, on one line, where the suite cannot be imported
         return False, []
-    if full and (root() is None or not others):
-        raise ConfigError(f"--full is for the benchmarks of a checkout, and {QUICK} has one size; leave it out")
     if others:
         known = listed()
         if unknown := [name for name in others if name not in known]:
             raise ConfigError(f"no benchmark {', '.join(map(repr, unknown))}; here are {', '.join([QUICK, *known])}")
-        if not full and (large := [name for name in others if known[name] == FULL_ONLY]):
-            raise ConfigError(f"{', '.join(large)}: {FULL_ONLY}; give that too")
+        if small and (large := [name for name in others if known[name] == FULL_ONLY]):
+            raise ConfigError(f"{', '.join(large)}: {FULL_ONLY}; leave that out")
     return QUICK in names or not names, others or None

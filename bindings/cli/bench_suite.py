@@ -16,7 +16,7 @@ from alorakit.engine.errors import ConfigError
 
 SCRIPT = "bench_"
 SUITE = "suite"
-FULL_ONLY = "part of the suite with --full"
+FULL_ONLY = "part of the suite without --quick"
 # Asked of a process of its own: this layer imports no benchmarks, and they import torch.
 _ASK = (
     "import json; from benchmarks.suite.run import parts; from benchmarks.suite.setup import FULL, QUICK; "
@@ -29,7 +29,7 @@ class SuiteRun:
     """How to run benchmarks of the checkout.
 
     Attributes:
-        full: At full size.
+        small: Few sizes.
         model: Of the suite: Hub id or folder.
         device: Of the suite, as in ``EngineConfig``.
         dtype: Of the suite, as in ``EngineConfig``.
@@ -37,7 +37,7 @@ class SuiteRun:
         as_json: Send what is printed to stderr, as it is for people.
     """
 
-    full: bool
+    small: bool
     model: str
     device: str
     dtype: str
@@ -92,12 +92,12 @@ def run_benchmarks(names: Sequence[str], how: SuiteRun) -> tuple[dict[str, Any],
         folder = existing(how.model)
         model = how.model if folder is None else str(folder.resolve())
         commands[SUITE] = ["benchmarks.suite.run", "--model", model, "--device", how.device, "--dtype", how.dtype]
-        commands[SUITE] += [] if how.full else ["--quick"]
+        commands[SUITE] += ["--quick"] if how.small else []
         commands[SUITE] += ["--only", ",".join(parts)] if parts else []
         commands[SUITE] += ["--out", str(how.out.resolve())] if how.out is not None else []
     for name in scripts:
         knows = '"--full"' in (here / "benchmarks" / f"{name}.py").read_text(encoding="utf-8")
-        commands[name] = [f"benchmarks.{name}", *(["--full"] if how.full and knows else [])]
+        commands[name] = [f"benchmarks.{name}", *(["--full"] if knows and not how.small else [])]
     found: dict[str, Any] = {}
     failed: list[str] = []
     for name, command in commands.items():

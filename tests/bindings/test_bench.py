@@ -60,13 +60,12 @@ def test_what_cannot_be_measured(served_folder: Path, tmp_path: Path) -> None:
         (["--adapter", lora], "is a plain LoRA"),  # an adapter's benchmark is the quick one
         (["quick", "--context", 5000], "context window"),
         (["quick", "--rounds", 0], "rounds=0 must be at least 1"),
-        (["quick", "--full"], "quick has one size"),
     ):
         assert message in run(*base, *args, code=2).stderr.splitlines()[-1]
 
 
 def test_the_usage_shows_that_there_may_be_several() -> None:
-    assert "[OPTIONS] [NAME]... " in run("--help").stdout
+    assert "[OPTIONS] [NAME]...\n" in run("--help").stdout
 
 
 def test_the_checkouts_are_listed() -> None:
@@ -74,7 +73,7 @@ def test_the_checkouts_are_listed() -> None:
     scripts = {path.stem for path in (ROOT / "benchmarks").glob("bench_*.py")}
     assert {name for name in found if name.startswith("bench_")} == scripts
     assert {"quick", "checks", "training", "throughput"} <= set(found) and all(found.values())
-    assert found["checks"] == "part of the suite" and found["throughput"] == "part of the suite with --full"
+    assert found["checks"] == "part of the suite" and found["throughput"] == "part of the suite without --quick"
     assert "no benchmark 'nope'; here are quick, checks" in run("nope", code=2).stderr
 
 
@@ -108,10 +107,12 @@ def test_a_checkout_runs_its_suite(checkout: Path) -> None:
         [line] = json.loads(run("--model", "m", "--device", "cpu", *args, "--json").stdout)["suite"]
         return line["args"]  # type: ignore[no-any-return]
 
-    assert called() == [*given, "--quick", *kept]
-    assert called("--full") == given
-    assert called("one", "two", "--out", "x") == [*given, "--quick", "--only", "one,two", "--out", str(checkout / "x")]
-    assert "big: part of the suite with --full; give that too" in run("one", "big", code=2).stderr
+    assert called() == given
+    assert called("--quick") == [*given, "--quick", *kept]
+    # A part alone must not take the place of the whole suite's results.
+    assert called("one", "two") == [*given, "--only", "one,two", *kept]
+    assert called("one", "--quick", "--out", "x") == [*given, "--quick", "--only", "one", "--out", str(checkout / "x")]
+    assert "big: part of the suite without --quick; leave that out" in run("one", "big", "--quick", code=2).stderr
     names = json.loads(run("--list", "--json").stdout).keys()
     assert names == {"quick", "one", "two", "big", "bench_bad", "bench_good"}
     (checkout / "folder").mkdir()  # the suite runs in another folder than the command
@@ -120,10 +121,10 @@ def test_a_checkout_runs_its_suite(checkout: Path) -> None:
 
 
 def test_scripts_run_in_processes_of_their_own(checkout: Path) -> None:
-    result = run("bench_good", "--full", "--json")
+    result = run("bench_good", "--json")
     assert json.loads(result.stdout) == {"bench_good": [{"args": ["--full"]}]}
     assert "a table" in result.stderr
-    assert run("bench_good").stdout == 'a table\n{"args": []}\n'
+    assert run("bench_good", "--quick").stdout == 'a table\n{"args": []}\n'
     failed = run("bench_bad", "bench_good", code=1)
     assert failed.stderr.splitlines()[-1] == "error: bench_bad failed; what was printed says why"
     assert "so far" in failed.stdout and "a table" in failed.stdout
@@ -142,7 +143,8 @@ def test_without_a_checkout_there_is_the_quick_one(served_folder: Path, monkeypa
     for module in (bench_suite, bench):
         monkeypatch.setattr(module, "root", lambda: None)
     assert run("--list").stdout.startswith("quick ") and run("--list").stdout.count("\n") == 1
-    assert "--full is for the benchmarks of a checkout" in run("--full", code=2).stderr
     assert "no benchmark 'checks'; here are quick" in run("checks", code=2).stderr
-    result = run("--model", served_folder / "model", "--context", 20, "--rounds", 1, "--device", "cpu", "--json")
+    result = run(
+        "--model", served_folder / "model", "--context", 20, "--rounds", 1, "--device", "cpu", "--json", "--quick"
+    )
     assert list(json.loads(result.stdout)) == ["quick"]
