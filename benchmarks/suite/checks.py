@@ -3,8 +3,8 @@
 import time
 
 from benchmarks.roofline import check, seconds
-from benchmarks.suite.contest import Answer, Ask, Contest, ask_engine, ask_engine_together
-from benchmarks.suite.peers import PEFT_LORA, Peers, ask_peft, question
+from benchmarks.suite.contest import PROBES, Answer, Ask, Contest, ask_engine, ask_engine_together
+from benchmarks.suite.peers import LLAMA_Q4, PEFT_LORA, Peers, ask_peft, question
 from benchmarks.suite.records import Results
 from benchmarks.suite.setup import ALORA, BASE, KINDS, LORA, QUESTION, Suite, own, unseen
 from benchmarks.workloads import INVOCATION, random_ids
@@ -36,9 +36,8 @@ def one(suite: Suite, workload: str, length: int, new: int, peers: Peers | None)
     def ours(kind: str) -> Ask:
         def ask(turn: int) -> Answer:
             before = unseen(context, turn) if kind == LORA else context
-            return ask_engine(
-                suite.engine, before + question(kind, workload, length, new, turn), params, suite.name(kind)
-            )
+            prompt = before + question(kind, workload, length, new, turn)
+            return ask_engine(suite.engine, prompt, params, suite.name(kind), probe=turn in PROBES)
 
         return ask
 
@@ -47,7 +46,8 @@ def one(suite: Suite, workload: str, length: int, new: int, peers: Peers | None)
     if peers is not None:
         theirs, like = peers.asks(suite, workload, context, new)
         asks |= theirs
-    return Contest(workload, {"context": length, "new": new}, asks, like, _limits(suite, length, new))
+    point = {"context": length, "new": new}
+    return Contest(workload, point, asks, like, _limits(suite, length, new), loose=frozenset({LLAMA_Q4}))
 
 
 def _limits(suite: Suite, length: int, new: int) -> dict[str, float]:

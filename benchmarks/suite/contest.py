@@ -9,7 +9,8 @@ from alorakit import Engine, SamplingParams
 from benchmarks.harness import take_turns
 from benchmarks.suite.records import Point, Record, Results
 
-PROBE = -1  # the round in which answers are compared, and nothing is timed
+# Rounds in which answers are compared, and nothing is timed: the first; if a peer answers otherwise, the others too.
+PROBES = (-1, -2, -3)
 # Nats by which the token of ours is likelier than a peer's where they part: half formats round that much apart.
 NEAR_TIE = 0.25
 TOP = 20
@@ -49,6 +50,7 @@ class Contest:
         asks: Name -> what it does in a round; rounds get different questions, contestants the same one.
         like: Peer -> contestant of ours that must answer alike.
         limits: Contestant -> seconds that its work needs at least.
+        loose: Peers of another arithmetic, which are timed, and their answers told, though they answer otherwise.
     """
 
     workload: str
@@ -56,6 +58,7 @@ class Contest:
     asks: Mapping[str, Ask]
     like: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[str, float] = field(default_factory=dict)
+    loose: frozenset[str] = frozenset()
 
     def run(self, results: Results, rounds: int, warmup: int = 1, fewer: Mapping[str, int] | None = None) -> None:
         """Compare answers, warm up, take turns, and keep a record of each contestant; arguments as of take_turns."""
@@ -70,17 +73,21 @@ class Contest:
 
     def _compared(self) -> tuple[dict[str, str], set[str]]:
         """What is to be said of peers' answers, and who answers otherwise than ours."""
-        if not self.like:
-            return {}, set()
-        found = {name: self.asks[name](PROBE) for name in {*self.like, *self.like.values()}}
         notes, differing = {}, set()
+        own: dict[tuple[str, int], Answer] = {}
         for peer, ours in self.like.items():
-            same, total = common(found[peer].ids, found[ours].ids), len(found[ours].ids)
-            if same == total:
-                continue
-            notes[peer] = f"{same} of {total} tokens are those of {ours}, then they part at a near tie"
-            if not near_tie(found[ours], found[peer].ids, same):
-                notes[peer] = f"answers otherwise: {same} of {total} tokens are those of {ours}"
+            found: list[tuple[bool, str]] = []
+            for probe in PROBES:
+                if (ours, probe) not in own:
+                    own[ours, probe] = self.asks[ours](probe)
+                found.append(_verdict(self.asks[peer](probe), own[ours, probe]))
+                if found[0][0]:
+                    break
+            if alike := sum(good for good, _ in found) * 2 > len(found):
+                notes[peer] = "; ".join(filter(None, (text for _, text in found)))
+            else:
+                notes[peer] = f"answers otherwise than {ours}: " + "; ".join(text or "alike" for _, text in found)
+            if not alike and peer not in self.loose:
                 differing.add(peer)
         return notes, differing
 
@@ -96,6 +103,15 @@ class Contest:
             self.limits.get(name),
             note,
         )
+
+
+def _verdict(theirs: Answer, ours: Answer) -> tuple[bool, str]:
+    """Whether a peer's answer counts as ours, and what is to be said of it: nothing if all its tokens are equal."""
+    same, total = common(theirs.ids, ours.ids), len(ours.ids)
+    if same == total:
+        return True, ""
+    tie = near_tie(ours, theirs.ids, same)
+    return tie, f"{same} of {total} tokens are equal, then they part{' at a near tie' if tie else ''}"
 
 
 def common(a: list[int], b: list[int]) -> int:

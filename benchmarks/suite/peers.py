@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from benchmarks.peers import llama_cpp_peer, peft_peer
-from benchmarks.suite.contest import PROBE, Answer, Ask
+from benchmarks.suite.contest import PROBES, Answer, Ask
 from benchmarks.suite.setup import ALORA, BASE, LORA, QUESTION, Suite, own, unseen
 from benchmarks.workloads import INVOCATION, MODEL
 
@@ -35,7 +35,8 @@ class Peers:
         self.llama: llama_cpp_peer.LlamaCpp | None = None
         self.quantized: llama_cpp_peer.LlamaCpp | None = None
         if suite.device.type == "cpu" and suite.dtype is torch.bfloat16 and llama_cpp_peer.available():
-            room, threads = max(suite.sizes.peer_contexts) + 256, torch.get_num_threads()
+            most, threads = suite.engine.model_config.max_position_embeddings, torch.get_num_threads()
+            room = min(most, max(suite.sizes.peer_contexts) + 256)
             gguf = llama_cpp_peer.write_gguf(path, folder / "bf16.gguf")
             adapter = llama_cpp_peer.write_adapter_gguf(path, folder / "alora-0", folder / "alora-0.gguf")
             self.llama = llama_cpp_peer.LlamaCpp(gguf, room, threads, adapter)
@@ -82,7 +83,7 @@ def _ask_llama(llama: llama_cpp_peer.LlamaCpp, who: str, seed: tuple[object, ...
 
 def question(who: str, *seed: object) -> list[int]:
     """A question of one's own, or one would find another's cached; the same for all where answers are compared."""
-    return own("all" if seed[-1] == PROBE else who, *seed)
+    return own("all" if seed[-1] in PROBES else who, *seed)
 
 
 def ask_peft(model: torch.nn.Module, ids: list[int], new: int, cache: Any = None) -> Answer:

@@ -115,10 +115,28 @@ def test_a_peer_that_answers_otherwise_is_named_and_not_timed():
     Contest("check", {"n": 1}, asks, dict.fromkeys(["near", "far", "no"], "ours")).run(results, rounds=2)
     by_name = {record.contestant: record for record in results.records}
     for name, same in (("far", 1), ("no", 0)):
-        assert by_name[name].seconds == [] and f"otherwise: {same} of 4 tokens" in by_name[name].note
+        part = f"{same} of 4 tokens are equal, then they part"
+        assert (
+            by_name[name].seconds == [] and by_name[name].note == f"answers otherwise than ours: {part}; {part}; {part}"
+        )
     assert by_name["near"].seconds == by_name["ours"].seconds == [1.0, 1.0]
     assert "near tie" in by_name["near"].note and by_name["ours"].note == ""
     assert ((1, 9, 3, 4), 0) not in asked
+    results = Results(None, {})
+    Contest("check", {"n": 1}, {"ours": asks["ours"], "no": asks["no"]}, {"no": "ours"}, loose=frozenset({"no"})).run(
+        results, rounds=2
+    )
+    assert results.records[1].seconds == [1.0, 1.0] and "otherwise" in results.records[1].note
+
+
+def test_one_question_of_three_may_be_answered_otherwise():
+    def peer(turn):
+        return Answer([8 if turn == -1 else 1], 1.0)
+
+    ours = Answer([1], 1.0, logprobs=[{1: -0.1, 8: -3.0}])
+    results = Results(None, {})
+    Contest("check", {"n": 1}, {"ours": lambda turn: ours, "peer": peer}, {"peer": "ours"}).run(results, rounds=1)
+    assert results.records[1].seconds == [1.0] and results.records[1].note.startswith("0 of 1 tokens are equal")
 
 
 def record(contestant: str, *seconds: float, **point: int) -> Record:
