@@ -80,12 +80,14 @@ def take_turns(
         contestants: Name -> function of the round's number; different numbers should mean different inputs.
         rounds: Rounds that count.
         warmup: Rounds before them.
-        fewer: How many of the rounds a slow contestant takes part in: the first so many; others in all.
+        fewer: How many of the rounds a slow contestant takes part in: the first so many; others in all. One that is in
+            a single round is not warmed up.
     """
     found: dict[str, list[T]] = {name: [] for name in contestants}
     for turn in range(warmup + rounds):
         for name, run in contestants.items():
-            if turn >= warmup + (fewer or {}).get(name, rounds):
+            most = (fewer or {}).get(name, rounds)
+            if turn >= warmup + most or (turn < warmup and most < min(2, rounds)):
                 continue
             value = run(turn)
             if turn >= warmup:

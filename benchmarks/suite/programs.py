@@ -70,7 +70,7 @@ def chain(suite: Suite, results: Results) -> None:
         return ask
 
     Contest("chain", {"context": length, "checks": 2 * CHECKS}, {k: ask_as(k) for k in KINDS}).run(
-        results, suite.sizes.rounds
+        results, suite.sizes.long_rounds + 1
     )
 
 
@@ -90,4 +90,4 @@ def agent(suite: Suite, results: Results) -> None:
 
         return ask
 
-    Contest("agent", {"turns": turns}, {k: ask_as(k) for k in KINDS}).run(results, suite.sizes.rounds)
+    Contest("agent", {"turns": turns}, {k: ask_as(k) for k in KINDS}).run(results, suite.sizes.long_rounds + 1)

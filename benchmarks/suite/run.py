@@ -31,9 +31,9 @@ RANDOM_8B = "random-granite-8b"
 MELLEA = Path(sys.prefix) / "mellea"  # where make installs it
 # Scripts with tables of their own: name -> module, arguments.
 SCRIPTS: dict[str, tuple[str, list[str]]] = {
-    "throughput": ("bench_throughput", ["--rounds", "2", "--single-rounds", "5"]),
-    "prefill": ("bench_cpu", ["--only", "prefill", "--rounds", "5"]),
-    "decode": ("bench_cpu", ["--only", "decode", "--rounds", "5"]),
+    "throughput": ("bench_throughput", ["--requests", "16", "--rounds", "1", "--single-rounds", "3"]),
+    "prefill": ("bench_cpu", ["--only", "prefill", "--rounds", "3"]),
+    "decode": ("bench_cpu", ["--only", "decode", "--rounds", "3"]),
 }
 Part = Callable[[Suite, Results], None]
 
@@ -57,12 +57,11 @@ def parts(sizes: Sizes, model: str = MODEL) -> dict[str, Part]:
         "traffic": traffic.mixed,
         "cold": processes.cold_start,
     }
-    rows, tokens, epochs, steps = {FULL: (64, 1000, 6, 3), QUICK: (8, 256, 2, 1)}.get(sizes, (4, 32, 1, 1))
-    found["training"] = lambda suite, results: processes.training(suite, results, rows, tokens, epochs, steps)
-    if sizes is FULL:
+    found["training"] = lambda suite, results: processes.training(suite, results, *sizes.training)
+    if sizes.scripts:
         found |= {name: partial(processes.script, name=name, module=m, args=a) for name, (m, a) in SCRIPTS.items()}
         path = os.pathsep.join([str(MELLEA), *filter(None, [os.environ.get("PYTHONPATH")])])
-        args = ["--dtype", "float32", "--rounds", "2", "--many-rounds", "2"]  # in bfloat16 they part at near ties
+        args = ["--dtype", "float32", "--rounds", "1", "--many-rounds", "1"]  # in bfloat16 they part at near ties
         found["mellea"] = partial(
             processes.script, name="mellea", module="bench_mellea", args=args, env={"PYTHONPATH": path}
         )
@@ -79,7 +78,7 @@ def run(suite: Suite, results: Results, only: list[str]) -> None:
         start = time.perf_counter()
         try:
             part(suite, results)
-        except Exception as exc:
+        except (Exception, SystemExit) as exc:  # the latter: a process of its own failed
             traceback.print_exc()
             results.errors[name] = f"{type(exc).__name__}: {exc}"
         results.part_seconds[name] = time.perf_counter() - start

@@ -32,12 +32,15 @@ class Sizes:
         new: Tokens decoded where that does not vary.
         checks: How many checks of one context.
         rounds: Rounds that count.
-        long: Contestants that read more tokens than this in a round are in the first ``long_rounds`` only.
+        long: Contestants that read more tokens than this in a round are in the first ``long_rounds`` only; those that
+            read over three times as many in the first.
         long_rounds: See there.
         adapters: How many adapters the mixed traffic has.
         requests: How many requests.
         turns: Turns of an agent's chat.
         peer_contexts: Contexts at which peers take part.
+        training: Rows, tokens of each, epochs, and optimizer steps that the peer takes of them.
+        scripts: Whether the scripts with tables of their own are run too.
     """
 
     contexts: tuple[int, ...] = (256, 512, 1024, 2048, 4096, 8000)
@@ -49,13 +52,16 @@ class Sizes:
     long: int = 2048
     long_rounds: int = 2
     adapters: int = 16
-    requests: int = 48
+    requests: int = 32
     turns: int = 4
     peer_contexts: tuple[int, ...] = (1024, 2048, 4096, 8000)
+    training: tuple[int, int, int, int] = (32, 1000, 6, 2)
+    scripts: bool = True
 
     def fewer(self, tokens: int, *readers: str) -> dict[str, int]:
         """Rounds of the contestants that read so many tokens anew in each, for ``take_turns``."""
-        return dict.fromkeys(readers, self.long_rounds) if tokens > self.long else {}
+        rounds = self.rounds if tokens <= self.long else self.long_rounds if tokens <= 3 * self.long else 1
+        return dict.fromkeys(readers, rounds)
 
 
 FULL = Sizes()
@@ -70,6 +76,8 @@ QUICK = Sizes(
     requests=16,
     turns=2,
     peer_contexts=(1024,),
+    training=(8, 256, 2, 1),
+    scripts=False,
 )
 TINY = Sizes(
     contexts=(32, 64),
@@ -83,6 +91,8 @@ TINY = Sizes(
     requests=4,
     turns=2,
     peer_contexts=(64,),
+    training=(4, 128, 1, 1),
+    scripts=False,
 )
 
 
@@ -152,7 +162,6 @@ def unseen(context: list[int], turn: int) -> list[int]:
 def prepared(model: str, sizes: Sizes, folder: Path, device: torch.device, dtype: str) -> Iterator[Suite]:
     """Load the model, make the adapters, measure the machine. Drafts are off: no answer is guessed."""
     kind = pick_dtype(dtype, device)
-    longest = max(*sizes.contexts, sizes.context) + 512
     with Engine.from_pretrained(
         model,
         device=str(device),
@@ -162,8 +171,8 @@ def prepared(model: str, sizes: Sizes, folder: Path, device: torch.device, dtype
         memory_fraction=0.4 if device.type == "cuda" else None,  # the peers' models have to fit beside it
     ) as engine:
         limit = engine.config.max_model_len or engine.model_config.max_position_embeddings
-        if longest > limit:
-            sizes = replace(sizes, contexts=tuple(n for n in sizes.contexts if n + 512 <= limit))
+        own = QUESTION + len(INVOCATION) + max(*sizes.outputs, sizes.new)
+        sizes = replace(sizes, contexts=tuple(n for n in sizes.contexts if n + own <= limit))
         for index in range(sizes.adapters):
             alora = peft_peer.make_adapter(engine.model_path, folder / f"alora-{index}", RANK, INVOCATION, seed=index)
             engine.add_adapter(f"alora-{index}", alora)

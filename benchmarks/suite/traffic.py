@@ -26,7 +26,8 @@ def mixed(suite: Suite, results: Results) -> None:
     for popularity in POPULARITY:
         point: Point = {"popularity": popularity, "per_s": round(rate, 1), "requests": suite.sizes.requests}
         asks = {kind: _ask_as(suite, kind, popularity, rate) for kind in (BASE, ALORA, LORA)}
-        Contest("traffic", point, asks).run(results, suite.sizes.long_rounds)
+        warmup = int(suite.device.type == "cuda")  # there the first run of its shapes is captured
+        Contest("traffic", point, asks).run(results, suite.sizes.long_rounds, warmup)
 
 
 def _rate(suite: Suite) -> float:

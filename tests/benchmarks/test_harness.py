@@ -21,8 +21,11 @@ def test_contestants_take_turns_and_warm_up_does_not_count():
 def test_a_slow_contestant_takes_part_in_the_first_rounds_only():
     calls = []
     run = {name: lambda turn, name=name: calls.append((name, turn)) or turn for name in "ab"}
-    assert take_turns(run, 3, warmup=1, fewer={"b": 1}) == {"a": [1, 2, 3], "b": [1]}
-    assert calls == [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2), ("a", 3)]
+    assert take_turns(run, 3, warmup=1, fewer={"b": 2}) == {"a": [1, 2, 3], "b": [1, 2]}
+    assert calls == [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2), ("b", 2), ("a", 3)]
+    calls.clear()
+    assert take_turns(run, 2, warmup=1, fewer={"b": 1}) == {"a": [1, 2], "b": [1]}
+    assert calls == [("a", 0), ("a", 1), ("b", 1), ("a", 2)]  # one round, no warm-up
 
 
 def test_a_round_with_an_accident_is_dropped_for_all():

@@ -17,7 +17,7 @@ from benchmarks.suite.marks import slope
 from benchmarks.suite.peers import PEFT_ALORA, PEFT_LORA
 from benchmarks.suite.records import Record, Results, load, paired
 from benchmarks.suite.report import write_report
-from benchmarks.suite.setup import ALORA, BASE, LORA
+from benchmarks.suite.setup import ALORA, BASE, FULL, LORA, QUICK
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "benchmarks/results/suite.schema.json").read_text(encoding="utf-8"))
 ABOUT = {
@@ -87,6 +87,24 @@ def test_the_page_has_every_record_and_every_link_of_it_leads_somewhere(ran, tmp
         assert f"]({name})" in page and (tmp_path / name).is_file()
     assert "## Training" not in page  # it was not run
     assert "nan" not in page.lower().split("## a check after")[1]
+
+
+def test_a_whole_run_of_a_model_with_a_small_window_is_whole():
+    trimmed = run.parts(replace(FULL, contexts=FULL.contexts[:2]))
+    assert {"checks", "training", "throughput", "prefill", "decode", "mellea", "micro"} <= trimmed.keys()
+    assert not {"throughput", "micro"} & run.parts(replace(QUICK, contexts=QUICK.contexts[:1])).keys()
+
+
+def test_a_part_whose_process_fails_is_told_of_and_the_others_go_on(tiny, tmp_path, monkeypatch):
+    def fails(suite, results, *sizes):
+        raise SystemExit("alorakit ended with code 1")
+
+    monkeypatch.setattr(run.processes, "training", fails)
+    args = ["--tiny", "--model", str(tiny), "--dtype", "float32", "--device", "cpu", "--out", str(tmp_path)]
+    assert run.main([*args, "--only", "score,training"]) == 1
+    results = load(next(tmp_path.glob("suite-*-quick.json")))
+    assert results.errors == {"training": "SystemExit: alorakit ended with code 1"}
+    assert results.find("score", PEFT_LORA) is not None
 
 
 def test_a_gpus_run_has_a_page_and_pictures_of_its_own(ran, tmp_path):
