@@ -24,7 +24,8 @@ def by_output(suite: Suite, results: Results, peers: Peers) -> None:
     """One check that answers with more and more tokens."""
     for new in suite.sizes.outputs:
         contest = one(suite, "output", suite.sizes.context, new, peers)
-        contest.run(results, suite.sizes.rounds, fewer=dict.fromkeys((LORA, PEFT_LORA), suite.sizes.long_rounds))
+        slow = dict.fromkeys((LORA, PEFT_LORA), suite.sizes.long_rounds)
+        contest.run(results, suite.sizes.long_rounds + 1, fewer=slow)
 
 
 def one(suite: Suite, workload: str, length: int, new: int, peers: Peers | None) -> Contest:

@@ -84,7 +84,9 @@ def _lines(axes: Any, results: Results, workload: str, along: str) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     axes.set_ylabel("milliseconds")
     axes.grid(True, which="major", alpha=0.3)
-    axes.legend(fontsize=7, frameon=False)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high * (high / low) ** 0.5)  # room for the legend
+    axes.legend(fontsize=7, frameon=False, loc="upper left")
 
 
 def _check(axes: Any, results: Results) -> None:

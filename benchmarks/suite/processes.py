@@ -78,7 +78,8 @@ def training(suite: Suite, results: Results, rows: int, tokens: int, epochs: int
         }
         for who, each in outcomes.items()
     }
-    results.targets.append(Target(f"training, {tokens}-token rows, against {PEER}", whole[PEER] / whole[OURS], 10))
+    if suite.sizes.whole:
+        results.targets.append(Target(f"training, {tokens}-token rows, against {PEER}", whole[PEER] / whole[OURS], 10))
 
 
 def _memory(outcome: Outcome) -> str:

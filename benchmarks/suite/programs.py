@@ -70,7 +70,7 @@ def chain(suite: Suite, results: Results) -> None:
         return ask
 
     Contest("chain", {"context": length, "checks": 2 * CHECKS}, {k: ask_as(k) for k in KINDS}).run(
-        results, suite.sizes.long_rounds + 1
+        results, suite.sizes.long_rounds + 1, warmup=0
     )
 
 
@@ -90,4 +90,6 @@ def agent(suite: Suite, results: Results) -> None:
 
         return ask
 
-    Contest("agent", {"turns": turns}, {k: ask_as(k) for k in KINDS}).run(results, suite.sizes.long_rounds + 1)
+    Contest("agent", {"turns": turns}, {k: ask_as(k) for k in KINDS}).run(
+        results, suite.sizes.long_rounds + 1, warmup=0
+    )

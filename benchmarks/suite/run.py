@@ -31,7 +31,7 @@ RANDOM_8B = "random-granite-8b"
 MELLEA = Path(sys.prefix) / "mellea"  # where make installs it
 # Scripts with tables of their own: name -> module, arguments.
 SCRIPTS: dict[str, tuple[str, list[str]]] = {
-    "throughput": ("bench_throughput", ["--requests", "16", "--rounds", "1", "--single-rounds", "3"]),
+    "throughput": ("bench_throughput", ["--rounds", "1", "--single-rounds", "3"]),
     "prefill": ("bench_cpu", ["--only", "prefill", "--rounds", "3"]),
     "decode": ("bench_cpu", ["--only", "decode", "--rounds", "3"]),
 }
@@ -53,12 +53,11 @@ def parts(sizes: Sizes, model: str = MODEL) -> dict[str, Part]:
         "several": lambda suite, results: checks.several(suite, results),
         "score": lambda suite, results: checks.scored(suite, results, peers(suite)),
         "chain": programs.chain,
-        "agent": programs.agent,
         "traffic": traffic.mixed,
-        "cold": processes.cold_start,
     }
     found["training"] = lambda suite, results: processes.training(suite, results, *sizes.training)
-    if sizes.scripts:
+    if sizes.whole:
+        found |= {"agent": programs.agent, "cold": processes.cold_start}
         found |= {name: partial(processes.script, name=name, module=m, args=a) for name, (m, a) in SCRIPTS.items()}
         path = os.pathsep.join([str(MELLEA), *filter(None, [os.environ.get("PYTHONPATH")])])
         args = ["--dtype", "float32", "--rounds", "1", "--many-rounds", "1"]  # in bfloat16 they part at near ties
@@ -84,8 +83,9 @@ def run(suite: Suite, results: Results, only: list[str]) -> None:
         results.part_seconds[name] = time.perf_counter() - start
         results.probe(suite.device, suite.dtype)
         results.write()
-    add_marks(suite, results)
-    results.write()
+    if suite.sizes.whole:
+        add_marks(suite, results)
+        results.write()
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

@@ -40,7 +40,7 @@ class Sizes:
         turns: Turns of an agent's chat.
         peer_contexts: Contexts at which peers take part.
         training: Rows, tokens of each, epochs, and optimizer steps that the peer takes of them.
-        scripts: Whether the scripts with tables of their own are run too.
+        whole: Whether it is a whole run: the scripts with tables of their own too, and the marks of its sizes.
     """
 
     contexts: tuple[int, ...] = (256, 512, 1024, 2048, 4096, 8000)
@@ -56,7 +56,7 @@ class Sizes:
     turns: int = 4
     peer_contexts: tuple[int, ...] = (1024, 2048, 4096, 8000)
     training: tuple[int, int, int, int] = (32, 1000, 6, 2)
-    scripts: bool = True
+    whole: bool = True
 
     def fewer(self, tokens: int, *readers: str) -> dict[str, int]:
         """Rounds of the contestants that read so many tokens anew in each, for ``take_turns``."""
@@ -66,18 +66,18 @@ class Sizes:
 
 FULL = Sizes()
 QUICK = Sizes(
-    contexts=(512, 1024),
+    contexts=(1024,),
     outputs=(8,),
     context=1024,
     checks=(1, 8),
-    rounds=3,
-    long_rounds=2,
+    rounds=2,
+    long_rounds=1,
     adapters=8,
-    requests=16,
+    requests=8,
     turns=2,
     peer_contexts=(1024,),
     training=(8, 256, 2, 1),
-    scripts=False,
+    whole=False,
 )
 TINY = Sizes(
     contexts=(32, 64),
@@ -92,7 +92,7 @@ TINY = Sizes(
     turns=2,
     peer_contexts=(64,),
     training=(4, 128, 1, 1),
-    scripts=False,
+    whole=False,
 )
 
 

@@ -46,7 +46,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> 
 def ran(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
     """All parts but those that start processes."""
     out = tmp_path_factory.mktemp("suite")
-    parts = "checks,outputs,several,score,chain,agent,traffic"
+    parts = "checks,outputs,several,score,chain,traffic"
     args = ["--tiny", "--model", str(tiny), "--dtype", "float32", "--device", "cpu", "--out", str(out), "--only", parts]
     assert run.main(args) == 0
     return load(next(out.glob("suite-*-quick.json")))
@@ -55,7 +55,7 @@ def ran(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
 def test_a_run_follows_the_schema(ran):
     jsonschema.validate(json.loads(ran.path.read_text(encoding="utf-8")), SCHEMA)
     assert not ran.errors
-    assert set(ran.part_seconds) == {"checks", "outputs", "several", "score", "chain", "agent", "traffic"}
+    assert set(ran.part_seconds) == {"checks", "outputs", "several", "score", "chain", "traffic"}
 
 
 def test_peers_answer_alike_and_are_timed(ran):
@@ -92,7 +92,7 @@ def test_the_page_has_every_record_and_every_link_of_it_leads_somewhere(ran, tmp
 def test_a_whole_run_of_a_model_with_a_small_window_is_whole():
     trimmed = run.parts(replace(FULL, contexts=FULL.contexts[:2]))
     assert {"checks", "training", "throughput", "prefill", "decode", "mellea", "micro"} <= trimmed.keys()
-    assert not {"throughput", "micro"} & run.parts(replace(QUICK, contexts=QUICK.contexts[:1])).keys()
+    assert not {"throughput", "micro", "agent"} & run.parts(replace(QUICK, contexts=QUICK.contexts[:1])).keys()
 
 
 def test_a_part_whose_process_fails_is_told_of_and_the_others_go_on(tiny, tmp_path, monkeypatch):
