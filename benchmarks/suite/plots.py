@@ -81,7 +81,7 @@ def _lines(axes: Any, results: Results, workload: str, along: str) -> None:
     axes.set_yscale("log")
     axes.set_xticks(sorted({r.point[along] for r in results.records if r.workload == workload}))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}" if value < 1000 else f"{value / 1000:.0f}k")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_ylabel("milliseconds")
     axes.grid(True, which="major", alpha=0.3)
     low, high = axes.get_ylim()
