@@ -6,7 +6,7 @@ from benchmarks.roofline import check, seconds
 from benchmarks.suite.contest import PROBES, Answer, Ask, Contest, ask_engine, ask_engine_together
 from benchmarks.suite.peers import LLAMA_Q4, PEFT_LORA, Peers, ask_peft, question
 from benchmarks.suite.records import Results
-from benchmarks.suite.setup import ALORA, BASE, KINDS, LORA, QUESTION, Suite, own, unseen
+from benchmarks.suite.setup import ALORA, BASE, KINDS, LORA, QUESTION, SCORE, Suite, own, unseen
 from benchmarks.workloads import INVOCATION, random_ids
 
 OWN = QUESTION + len(INVOCATION)
@@ -100,5 +100,5 @@ def scored(suite: Suite, results: Results, peers: Peers) -> None:
     def lora(turn: int) -> Answer:
         return ask_peft(peers.lora, context + own("scored", turn), suite.sizes.new)
 
-    contest = Contest("score", {"context": length}, {"alorakit aLoRA, score": score, PEFT_LORA: lora})
+    contest = Contest("score", {"context": length}, {SCORE: score, PEFT_LORA: lora})
     contest.run(results, suite.sizes.rounds)

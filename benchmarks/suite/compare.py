@@ -15,7 +15,7 @@ from benchmarks.suite import run
 from benchmarks.suite.peers import PEFT_ALORA, PEFT_LORA
 from benchmarks.suite.records import Record, Results, load, paired
 from benchmarks.suite.report import ROOT
-from benchmarks.suite.setup import ALORA, BASE, LORA
+from benchmarks.suite.setup import ALORA, BASE, LORA, SCORE
 from benchmarks.training_run import OURS, PEER
 
 LOSS = 0.15
@@ -24,7 +24,7 @@ YARDSTICKS = {
     ALORA: (PEFT_ALORA, BASE),
     LORA: (PEFT_LORA, BASE),
     BASE: (LORA,),
-    "alorakit aLoRA, score": (PEFT_LORA,),
+    SCORE: (PEFT_LORA,),
     OURS: (PEER, "transformers + PEFT"),
 }
 
@@ -39,9 +39,7 @@ def ratios(results: Results) -> dict[str, float]:
     for record in results.records:
         if record.seconds and record.contestant in YARDSTICKS and record.workload not in UNSTEADY:
             for other in _yardsticks(results, record):
-                pairs = len(record.seconds) == len(other.seconds)
-                ratio = paired(record, other) if pairs else record.median / other.median
-                found[_name(record, other)] = ratio
+                found[_name(record, other)] = paired(record, other)
     return found
 
 

@@ -7,7 +7,7 @@ from benchmarks.roofline import check, seconds
 from benchmarks.suite.checks import OWN
 from benchmarks.suite.peers import LLAMA, LLAMA_ALORA, PEFT_ALORA, PEFT_LORA
 from benchmarks.suite.records import Record, Results, paired
-from benchmarks.suite.setup import ALORA, BASE, Suite
+from benchmarks.suite.setup import ALORA, BASE, SCORE, Suite
 from benchmarks.workloads import INVOCATION
 
 
@@ -18,7 +18,7 @@ def add_marks(suite: Suite, results: Results) -> None:
     ours = results.find("check", ALORA, **at)
     for peer, limit in ((PEFT_LORA, 13.0), (PEFT_ALORA, 2.5), (LLAMA, 1.0), (LLAMA_ALORA, 1.0)):
         _against(results, f"check at {length} tokens against {peer}", results.find("check", peer, **at), ours, limit)
-    score = results.find("score", "alorakit aLoRA, score", context=length)
+    score = results.find("score", SCORE, context=length)
     _against(results, f"score at {length} tokens against {PEFT_LORA}", results.find("score", PEFT_LORA), score, 45.0)
     one, most = (results.find("several", ALORA, checks=num) for num in (1, 8))
     if one and most:

@@ -27,8 +27,8 @@ class Peers:
         quantized: llama.cpp with the file that the demo model's matrices were read from; None for other models.
     """
 
-    def __init__(self, suite: Suite, model: str) -> None:
-        """Load them; ``model`` is what the suite was asked to run."""
+    def __init__(self, suite: Suite) -> None:
+        """Load them."""
         path, folder = suite.engine.model_path, suite.folder
         self.lora = peft_peer.load_adapter(path, folder / "lora-0", suite.dtype).to(suite.device)
         self.alora = peft_peer.load_adapter(path, folder / "alora-0", suite.dtype).to(suite.device)
@@ -40,7 +40,7 @@ class Peers:
             gguf = llama_cpp_peer.write_gguf(path, folder / "bf16.gguf")
             adapter = llama_cpp_peer.write_adapter_gguf(path, folder / "alora-0", folder / "alora-0.gguf")
             self.llama = llama_cpp_peer.LlamaCpp(gguf, room, threads, adapter)
-            if model == MODEL and (demo := demo_gguf()):
+            if suite.engine.model_name == MODEL and (demo := demo_gguf()):
                 self.quantized = llama_cpp_peer.LlamaCpp(demo, room, threads)
 
     def asks(self, suite: Suite, workload: str, context: list[int], new: int) -> tuple[dict[str, Ask], dict[str, str]]:

@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
+matplotlib.rcParams["svg.hashsalt"] = "alorakit"  # the ids in a picture are then the same in every run
 import matplotlib.pyplot as plt
 
 from benchmarks.suite.peers import LLAMA, LLAMA_ALORA, LLAMA_Q4, PEFT_ALORA, PEFT_LORA
@@ -51,7 +52,7 @@ def draw_all(results: Results, docs: Path, suffix: str = "") -> list[Path]:
 def _save(figure: Any, docs: Path, name: str) -> list[Path]:
     paths = [docs / f"{name}.svg", docs / f"{name}.png"]
     for path in paths:
-        # Without a date the file is the same for the same results.
+        # Without a date, and with the salt above, the file is the same for the same results.
         figure.savefig(path, dpi=130, metadata={"Date": None} if path.suffix == ".svg" else None)
     plt.close(figure)
     return paths

@@ -5,11 +5,10 @@ from pathlib import Path
 
 from benchmarks.suite.peers import LLAMA, LLAMA_ALORA, PEFT_ALORA, PEFT_LORA
 from benchmarks.suite.records import Record, Results, paired
-from benchmarks.suite.setup import ALORA, BASE, LORA
+from benchmarks.suite.setup import ALORA, BASE, LORA, SCORE
 from benchmarks.training_run import OURS, PEER
 
 BEGIN, END = "<!-- written by benchmarks/suite/readme.py: -->", "<!-- up to here -->"
-SCORE = "alorakit aLoRA, score"
 Row = tuple[str, str, str, str]
 
 
@@ -37,7 +36,7 @@ def figures(cpu: Results, gpu: Results | None) -> str:
 def _machine(results: Results) -> str:
     about = results.about
     name = about["model"].rsplit("/", 1)[-1]
-    threads = f", {about['threads']} threads" if about["device"].startswith("cpu") else ""
+    threads = f", {about['threads']} threads" if results.on_cpu else ""
     return f"**{name}, {about['dtype']}, {about['processor']}{threads}**"
 
 
@@ -59,12 +58,12 @@ def _rows(results: Results) -> Iterator[Row]:
     if one and eight:
         each = f"one after the other: 8 x {_s(one)}"
         yield ("8 checks by 8 aLoRAs, asked together", _s(eight), each, _x(8 * paired(one, eight)))
-    for what, name, ours in (
-        ("32 tokens decoded after 2,048", "decode", "alorakit"),
-        ("2,048 tokens read", "prefill", "alorakit"),
-        ("Mellea: `instruct`, 3 requirements, a chat of 2,048 tokens, float32", "mellea", "alorakit"),
+    for what, name in (
+        ("32 tokens decoded after 2,048", "decode"),
+        ("2,048 tokens read", "prefill"),
+        ("Mellea: `instruct`, 3 requirements, a chat of 2,048 tokens, float32", "mellea"),
     ):
-        yield from _script(results, what, name, ours)
+        yield from _script(results, what, name)
     yield from _training(results)
 
 
@@ -89,12 +88,12 @@ def _row(what: str, ours: Record, theirs: Record | None, named: str) -> Iterator
         yield (what, _s(ours) if what else "", f"{named}: {_s(theirs)}", _x(paired(theirs, ours)))
 
 
-def _script(results: Results, what: str, name: str, ours: str) -> Iterator[Row]:
+def _script(results: Results, what: str, name: str) -> Iterator[Row]:
     for report in results.scripts.get(name, {}).get("reports", ()):
         for who, ratio in report["ratio"].items():
-            if who != ours:
+            if who != OURS:
                 seconds = report["seconds"]
-                yield (what, f"{seconds[ours]:.3g} s" if what else "", f"{who}: {seconds[who]:.3g} s", _x(ratio))
+                yield (what, f"{seconds[OURS]:.3g} s" if what else "", f"{who}: {seconds[who]:.3g} s", _x(ratio))
                 what = ""
 
 

@@ -103,6 +103,11 @@ class Results:
     probes: list[float] = field(default_factory=list)
 
     @property
+    def on_cpu(self) -> bool:
+        """Whether it was measured on a CPU."""
+        return str(self.about["device"]).startswith("cpu")
+
+    @property
     def noise(self) -> float:
         """By how much the fixed product's time varied over the run, of its best."""
         return max(self.probes) / min(self.probes) - 1 if self.probes else 0.0

@@ -208,7 +208,7 @@ def write_report(path: Path, docs: Path = DOCS) -> Path:
     A GPU's run has a page of its own, and its pictures names of their own.
     """
     results = load(path)
-    suffix = "" if results.about["device"].startswith("cpu") else "-gpu"
+    suffix = "" if results.on_cpu else "-gpu"
     plots.draw_all(results, docs, suffix)
     parts = [HEAD.format(name=path.name, rank=RANK, title=f"Benchmarks{' on a GPU' if suffix else ''}")]
     parts += [machine(results) + "\n"]

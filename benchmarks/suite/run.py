@@ -38,13 +38,13 @@ SCRIPTS: dict[str, tuple[str, list[str]]] = {
 Part = Callable[[Suite, Results], None]
 
 
-def parts(sizes: Sizes, model: str = MODEL) -> dict[str, Part]:
+def parts(sizes: Sizes) -> dict[str, Part]:
     """Name -> part, in the order of what matters most; the peers' models are loaded once, when first needed."""
     loaded: list[Peers] = []
 
     def peers(suite: Suite) -> Peers:
         if not loaded:
-            loaded.append(Peers(suite, model))
+            loaded.append(Peers(suite))
         return loaded[0]
 
     found: dict[str, Part] = {
@@ -71,7 +71,7 @@ def parts(sizes: Sizes, model: str = MODEL) -> dict[str, Part]:
 def run(suite: Suite, results: Results, only: list[str]) -> None:
     """Run the parts whose names begin with one of ``only``, or all."""
     results.probe(suite.device, suite.dtype)
-    for name, part in parts(suite.sizes, results.about["model"]).items():
+    for name, part in parts(suite.sizes).items():
         if only and not name.startswith(tuple(only)):
             continue
         start = time.perf_counter()

@@ -18,6 +18,7 @@ from benchmarks.workloads import INVOCATION, random_ids
 
 QUESTION, RANK = 20, 32
 BASE, ALORA, LORA = "base model", "alorakit aLoRA", "alorakit LoRA"
+SCORE = "alorakit aLoRA, score"
 KINDS = (BASE, ALORA, LORA)
 
 
