@@ -7,13 +7,13 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
-matplotlib.rcParams["svg.hashsalt"] = "alorakit"  # the ids in a picture are then the same in every run
 import matplotlib.pyplot as plt
 
 from benchmarks.suite.peers import LLAMA, LLAMA_ALORA, LLAMA_Q4, PEFT_ALORA, PEFT_LORA
 from benchmarks.suite.records import Results
 from benchmarks.suite.setup import ALORA, BASE, LORA
 
+matplotlib.rcParams["svg.hashsalt"] = "alorakit"  # the ids in a picture are then the same in every run
 STYLE: dict[str, tuple[str, str]] = {
     ALORA: ("#0b6e4f", "o"),
     BASE: ("#6c757d", "s"),
