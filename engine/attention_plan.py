@@ -29,19 +29,20 @@ MAX_IDLE_BLOCKS = 4
 
 @dataclass(frozen=True)
 class Planner:
-    """Plans attention for one sliding window (None: full attention)."""
+    """Plans attention for one sliding window (None: full attention); ``pairs``: whether single rows may be paired."""
 
     window: int | None
     block_size: int
     dtype: torch.dtype
     device: torch.device
+    pairs: bool = True
 
     def plan(self, placed: list[PlacedEntry]) -> AttentionPlan:
         """The plan of a whole batch, its entries in row order."""
         few = [p for p in placed if p.entry.num_rows <= FEW_ROWS]
         prefixes, own = self._prefixes(few)
         single = [i for i, p in enumerate(few) if p.entry.num_rows == 1]
-        paired = set(single) if len(single) >= MIN_BLOCK_ROWS else set()
+        paired = set(single) if self.pairs and len(single) >= MIN_BLOCK_ROWS else set()
         pieced = {m for prefix in prefixes for m in prefix.members} - paired
         alone = {id(p) for i, p in enumerate(few) if i not in paired and i not in pieced}
         spans = [s for p in placed if p.entry.num_rows > FEW_ROWS or id(p) in alone for s in self._spans(p)]

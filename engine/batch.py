@@ -12,6 +12,7 @@ from alorakit.engine.batched_adapters import BatchedAdapters
 from alorakit.engine.model import Decoder
 from alorakit.engine.rows import Rows
 from alorakit.engine.schedule import BlockCopy, Entry, Schedule
+from alorakit.kernels import ops
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Batch:
         logits_rows: int64 [n], rows whose next-token logits are wanted.
         wanted: The entries those rows belong to, in order.
         entries: All entries, in row order.
+        native: Whether they are so few that the model's form in C computes them.
     """
 
     token_ids: Tensor
@@ -37,13 +39,15 @@ class Batch:
     logits_rows: Tensor
     wanted: list[Entry]
     entries: list[Entry]
+    native: bool
 
 
 def build(plan: Schedule, model: Decoder, cache: KVCache, adapters: AdapterSlots) -> Batch:
     """Lay the scheduled rows out (see :class:`Rows`) and move them to the model's device."""
     rows, device = Rows.of(plan, cache.block_size), model.device
+    native = model.native is not None and len(rows.token_ids) <= ops.native.MAX_ROWS
     plans = {
-        window: Planner(window, cache.block_size, model.dtype, device).plan(rows.placed)
+        window: Planner(window, cache.block_size, model.dtype, device, pairs=not native).plan(rows.placed)
         for window in set(model.config.sliding_windows)
     }
     runs = rows.runs
@@ -57,4 +61,5 @@ def build(plan: Schedule, model: Decoder, cache: KVCache, adapters: AdapterSlots
         logits_rows=torch.tensor(rows.logits_rows, dtype=torch.int64, device=device),
         wanted=rows.wanted,
         entries=rows.entries,
+        native=native,
     )

@@ -10,6 +10,7 @@ from alorakit.engine.devices import keep_freed_memory, pick_backend, pick_device
 from alorakit.engine.errors import ConfigError
 from alorakit.engine.model import Decoder
 from alorakit.engine.model_config import ModelConfig
+from alorakit.engine.native_decoder import NativeDecoder
 from alorakit.engine.pretrained import resolve_model
 from alorakit.engine.tokenizer import Tokenizer
 from alorakit.engine.weights import load_decoder
@@ -54,5 +55,6 @@ def load_model(model: str | Path, config: EngineConfig) -> tuple[EngineConfig, D
         decoder.compiled = CompiledDecoder.make(decoder)  # before the weights are packed
     if config.pack_weights and ops.can_pack(device, dtype):
         decoder.pack()
+        decoder.native = NativeDecoder.make(decoder)
     log.info("%s on %s in %s, %s kernels", found.name, device, dtype, pick_backend(device))
     return config, decoder, tokenizer, found.name, found.path

@@ -5,7 +5,7 @@ which rows get a low-rank delta are arguments, so nothing here knows of blocks, 
 """
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,9 @@ from torch import Tensor
 from alorakit.engine.layers import Linear, RotaryEmbedding
 from alorakit.engine.model_config import ModelConfig
 from alorakit.kernels import ops
+
+if TYPE_CHECKING:
+    from alorakit.engine.native_decoder import NativeDecoder
 
 PROJECTIONS = ("qkv", "o", "gate_up", "down")
 
@@ -77,6 +80,7 @@ class Decoder:
         lm_head: [vocab_size, hidden_size]; shares ``embedding`` when tied.
         rotary: Tables up to the longest sequence the engine allows.
         compiled: Its compiled form, which inference uses where it is there.
+        native: Its form in C for few rows, likewise; the weights are packed then.
     """
 
     config: ModelConfig
@@ -86,6 +90,7 @@ class Decoder:
     lm_head: Linear
     rotary: RotaryEmbedding = field(repr=False)
     compiled: CompiledLayers | None = field(default=None, repr=False)
+    native: "NativeDecoder | None" = field(default=None, repr=False)
 
     @property
     def device(self) -> torch.device:
@@ -115,6 +120,7 @@ class Decoder:
         """Drop the weights; the model cannot be used any more."""
         if self.compiled is not None:
             self.compiled.close()
+        self.native = None
         self.layers.clear()
         self.embedding = self.final_norm = self.embedding.new_empty(0)
         self.lm_head = Linear(self.embedding)

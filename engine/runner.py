@@ -64,9 +64,7 @@ class Runner:
             return self.model.embedding.new_empty(0, self.model.config.vocab_size, dtype=torch.float32)
         for copy in batch.copies:
             self.cache.copy_rows(copy.source, copy.dest, copy.rows)
-        attention = CachedAttention(self.cache, self.model.config, batch.attention)
-        forward = (self.model.compiled or self.model).forward
-        hidden = forward(batch.token_ids, batch.positions, attention, batch.adapters)
+        hidden = self._forward(batch)
         if not math.isfinite(hidden.sum(dtype=torch.float32)):
             for rows in mark_hidden(hidden.isfinite().all(1).cpu(), batch.entries):
                 self.cache.forget(batch.attention.slots[rows])
@@ -77,6 +75,14 @@ class Runner:
         if not math.isfinite(logits.sum()):
             mark_logits(logits.isfinite().all(1).cpu(), batch.wanted)
         return logits
+
+    def _forward(self, batch: Batch) -> Tensor:
+        """Hidden states after the final norm, [rows, hidden_size]."""
+        ids, positions, given = batch.token_ids, batch.positions, batch.attention
+        if batch.native and self.model.native is not None:
+            return self.model.native.forward(ids, positions, self.cache, given, batch.adapters)
+        attention = CachedAttention(self.cache, self.model.config, given)
+        return (self.model.compiled or self.model).forward(ids, positions, attention, batch.adapters)
 
     def check(self) -> None:
         """Nothing: :meth:`run` has looked already."""

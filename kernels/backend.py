@@ -29,6 +29,11 @@ def use_backend(name: Backend | None) -> None:
     _forced = name
 
 
+def forced_backend() -> Backend | None:
+    """What :func:`use_backend` was last told."""
+    return _forced
+
+
 def backend_for(device: torch.device) -> Backend:
     """The backend for tensors on ``device``; the choice is logged once per device.
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from alorakit.kernels import lora, torch_ops, torch_segments
+from alorakit.kernels import native_layers as native
 from alorakit.kernels.attention_tiles import TILE_CLASSES, Tile, TileClass, TilePlan, TileTensors
 from alorakit.kernels.attention_types import AttentionPlan, AttentionSpan, BlockSpan, Runs, SharedSpan
 from alorakit.kernels.backend import BackendError, backend_for, use_backend
@@ -60,6 +61,7 @@ __all__ = [
     "lora_linear",
     "lora_tiles",
     "lora_windows",
+    "native",
     "pack_weight",
     "paged_attention",
     "rms_norm",

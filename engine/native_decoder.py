@@ -1,0 +1,78 @@
+"""The decoder's forward pass for few rows on a CPU, in C: what decode steps and checks are made of.
+
+A step of few rows is bound by memory, and by what lies between products: hundreds of small operations, and attention
+that torch can only do by copying keys. The C kernels do a whole step in one call and read everything once.
+"""
+
+import logging
+
+import torch
+from torch import Tensor
+
+from alorakit.engine.attention import AttentionInput, KVCache
+from alorakit.engine.batched_adapters import BatchedAdapters
+from alorakit.engine.layers import Linear
+from alorakit.engine.model import PROJECTIONS, Decoder, DecoderLayer
+from alorakit.engine.pretrained import cache_dir
+from alorakit.kernels import ops
+from alorakit.kernels.ops import native
+
+log = logging.getLogger("alorakit")
+
+
+class NativeDecoder:
+    """A decoder whose layers run in C for up to ``native.MAX_ROWS`` rows; embedding and logits are the model's."""
+
+    def __init__(self, model: Decoder) -> None:
+        """Compile or load the kernels.
+
+        Args:
+            model: On a CPU, in bfloat16, its weights packed.
+
+        Raises:
+            NativeError: They cannot be had here, or cannot do this model.
+        """
+        config = model.config
+        shape = native.NativeShape(
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            attention_scale=config.attention_scale,
+            residual_multiplier=config.residual_multiplier,
+            rms_norm_eps=config.rms_norm_eps,
+        )
+        layers = [_layer(layer, config.sliding_windows[index]) for index, layer in enumerate(model.layers)]
+        self._embed, self._rotary = model.embed, model.rotary
+        self._run = run = native.NativeLayers(cache_dir() / "native", shape, layers, model.final_norm)
+        head = _linear(model.lm_head)
+        if head.outputs % 16 == 0:
+            model.lm_head.few_rows = lambda x: run.linear(head, x)
+
+    @classmethod
+    def make(cls, model: Decoder) -> "NativeDecoder | None":
+        """A native decoder, or None and a log line where it cannot be had."""
+        try:
+            return cls(model)
+        except native.NativeError as exc:
+            log.info("steps of few rows run in torch, not in C: %.300s", exc)
+            return None
+
+    def forward(
+        self, token_ids: Tensor, positions: Tensor, cache: KVCache, given: AttentionInput, lora: BatchedAdapters | None
+    ) -> Tensor:
+        """As ``Decoder.forward``, with what its attention and adapters are made of; ``given`` has no pairs of blocks."""
+        cos, sin = self._rotary.at(positions)
+        adapters = None if lora is None else lora.native
+        return self._run(self._embed(token_ids), cos, sin, cache.data, given.slots, given.plans, adapters)
+
+
+def _layer(layer: DecoderLayer, window: int | None) -> native.NativeLayer:
+    projections = [_linear(getattr(layer, name)) for name in PROJECTIONS]
+    return native.NativeLayer(layer.input_norm, layer.post_norm, layer.qk_norm, projections, window)
+
+
+def _linear(linear: Linear) -> native.NativeLinear:
+    outputs, inputs = linear.weight.shape
+    return native.NativeLinear(inputs, outputs, linear.weight, linear.bias)
