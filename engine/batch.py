@@ -12,7 +12,6 @@ from alorakit.engine.batched_adapters import BatchedAdapters
 from alorakit.engine.model import Decoder
 from alorakit.engine.rows import Rows
 from alorakit.engine.schedule import BlockCopy, Entry, Schedule
-from alorakit.kernels import ops
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Batch:
         logits_rows: int64 [n], rows whose next-token logits are wanted.
         wanted: The entries those rows belong to, in order.
         entries: All entries, in row order.
-        native: Whether they are so few that the model's form in C computes them.
+        native: Whether the model's form in C computes them.
     """
 
     token_ids: Tensor
@@ -45,7 +44,7 @@ class Batch:
 def build(plan: Schedule, model: Decoder, cache: KVCache, adapters: AdapterSlots) -> Batch:
     """Lay the scheduled rows out (see :class:`Rows`) and move them to the model's device."""
     rows, device = Rows.of(plan, cache.block_size), model.device
-    native = model.native is not None and len(rows.token_ids) <= ops.native.MAX_ROWS
+    native = model.native is not None and model.native.takes(len(rows.token_ids))
     plans = {
         window: Planner(window, cache.block_size, model.dtype, device, pairs=not native).plan(rows.placed)
         for window in set(model.config.sliding_windows)

@@ -41,7 +41,9 @@ class BatchedAdapters:
         """As the kernels in C take them."""
         self._check()
         slabs = list(self._by_slab)
-        segments = [(*rows, index, slot) for index, slab in enumerate(slabs) for *rows, slot in self._by_slab[slab]]
+        segments = [
+            (start, end, index, slot) for index, slab in enumerate(slabs) for start, end, slot in self._by_slab[slab]
+        ]
         version = (self._generation, *map(id, slabs))
         return ops.native.NativeAdapters([slab.stacks for slab in slabs], segments, version)
 

@@ -41,7 +41,7 @@ class CompiledDecoder:
     """
 
     def __init__(self, model: Decoder) -> None:
-        """Compile ``model``, whose weights are not packed yet, or load what was compiled before.
+        """Compile ``model``, or load what was compiled before.
 
         Raises:
             Exception: Whatever the compiler raises.

@@ -38,10 +38,12 @@ class EngineConfig:
             pass; the answers do not change. 0 turns it off.
         num_threads: CPU threads; None leaves torch's setting.
         cuda_graphs: On a GPU, capture steps of up to 64 rows in CUDA graphs, each when its shape first occurs.
-        pack_weights: Let oneDNN pack bfloat16 weights once (CPU only): faster, same results.
-        compile: Let torch's compiler make one program of what lies between linear layers and attention (CPU only;
-            elsewhere ignored with a log line, and where there is no C++ compiler with a warning). The result is kept
-            below ``$ALORAKIT_CACHE`` (``$XDG_CACHE_HOME/alorakit``), so only the first start waits for it.
+        pack_weights: Pack bfloat16 weights once (CPU only): faster, same results. With AVX512-BF16 and a C compiler the
+            model then runs in C; the kernels are compiled by the first start, in some seconds, and kept below
+            ``$ALORAKIT_CACHE`` (``$XDG_CACHE_HOME/alorakit``).
+        compile: Where the model does not run in C: let torch's compiler make one program of what lies between linear
+            layers and attention (CPU only; elsewhere ignored with a log line, and where there is no C++ compiler with a
+            warning). The result is kept in the same place, so only the first start waits for it.
         revision: Hub revision of the model.
 
     Raises:

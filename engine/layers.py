@@ -1,7 +1,6 @@
 """Building blocks of the decoder: linear layers that may be packed, rotary tables."""
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -19,13 +18,11 @@ class Linear:
         bias: [out_features] or None.
         packed: Whether :meth:`pack` was called; a packed layer is not differentiable.
         wide: Whether products are computed in float32, see :meth:`widen`.
-        few_rows: What computes products of up to ``ops.native.MAX_ROWS`` rows, where that is another function.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         """Wrap a weight [out_features, in_features] and an optional bias."""
         self.weight, self.bias, self.packed, self.wide = weight, bias, False, False
-        self.few_rows: Callable[[Tensor], Tensor] | None = None
 
     def pack(self) -> None:
         """Replace the weight by its packed form; the plain one is freed."""
@@ -37,8 +34,6 @@ class Linear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """[rows, in_features] -> [rows, out_features]."""
-        if self.few_rows is not None and x.shape[0] <= ops.native.MAX_ROWS:
-            return self.few_rows(x)
         if self.wide:
             return ops.linear_wide(x, self.weight, self.bias)
         return ops.linear_packed(x, self.weight, self.bias) if self.packed else F.linear(x, self.weight, self.bias)

@@ -49,12 +49,12 @@ def load_model(model: str | Path, config: EngineConfig) -> tuple[EngineConfig, D
         )
     tokenizer = Tokenizer.from_pretrained(found.path)
     decoder = load_decoder(found.path, shape, dtype, device, window)
-    if config.compile:
-        from alorakit.engine.compiled import CompiledDecoder  # registers ops, which nobody else needs
-
-        decoder.compiled = CompiledDecoder.make(decoder)  # before the weights are packed
     if config.pack_weights and ops.can_pack(device, dtype):
         decoder.pack()
         decoder.native = NativeDecoder.make(decoder)
+    if config.compile and decoder.native is None:
+        from alorakit.engine.compiled import CompiledDecoder  # registers ops, which nobody else needs
+
+        decoder.compiled = CompiledDecoder.make(decoder)
     log.info("%s on %s in %s, %s kernels", found.name, device, dtype, pick_backend(device))
     return config, decoder, tokenizer, found.name, found.path

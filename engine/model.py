@@ -80,7 +80,7 @@ class Decoder:
         lm_head: [vocab_size, hidden_size]; shares ``embedding`` when tied.
         rotary: Tables up to the longest sequence the engine allows.
         compiled: Its compiled form, which inference uses where it is there.
-        native: Its form in C for few rows, likewise; the weights are packed then.
+        native: Its form in C, likewise; the weights are packed then.
     """
 
     config: ModelConfig
@@ -177,7 +177,9 @@ class Decoder:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits, float32 [rows, vocab_size], of hidden states [rows, hidden_size]."""
-        logits = self.lm_head(hidden).float()
+        native = self.native
+        head = native.head if native is not None and native.takes(hidden.shape[0]) else self.lm_head
+        logits = head(hidden).float()
         return logits if self.config.logits_divisor == 1.0 else logits / self.config.logits_divisor
 
     def _attend(

@@ -1,12 +1,11 @@
-"""The decoder's forward pass for few rows on a CPU, in C: what decode steps and checks are made of.
+"""The decoder's forward pass on a CPU with AVX512-BF16, in C.
 
-A step of few rows is bound by memory, and by what lies between products: hundreds of small operations, and attention
-that torch can only do by copying keys. The C kernels do a whole step in one call and read everything once.
+A decode step is bound by memory, and in torch by what lies between products: hundreds of small operations, and
+attention that copies keys before it multiplies them. The C kernels do a step in one call and read everything once.
 """
 
 import logging
 
-import torch
 from torch import Tensor
 
 from alorakit.engine.attention import AttentionInput, KVCache
@@ -14,14 +13,13 @@ from alorakit.engine.batched_adapters import BatchedAdapters
 from alorakit.engine.layers import Linear
 from alorakit.engine.model import PROJECTIONS, Decoder, DecoderLayer
 from alorakit.engine.pretrained import cache_dir
-from alorakit.kernels import ops
 from alorakit.kernels.ops import native
 
 log = logging.getLogger("alorakit")
 
 
 class NativeDecoder:
-    """A decoder whose layers run in C for up to ``native.MAX_ROWS`` rows; embedding and logits are the model's."""
+    """A decoder whose layers and output layer run in C; the embedding is the model's."""
 
     def __init__(self, model: Decoder) -> None:
         """Compile or load the kernels.
@@ -45,10 +43,8 @@ class NativeDecoder:
         )
         layers = [_layer(layer, config.sliding_windows[index]) for index, layer in enumerate(model.layers)]
         self._embed, self._rotary = model.embed, model.rotary
-        self._run = run = native.NativeLayers(cache_dir() / "native", shape, layers, model.final_norm)
-        head = _linear(model.lm_head)
-        if head.outputs % 16 == 0:
-            model.lm_head.few_rows = lambda x: run.linear(head, x)
+        self._head = _linear(model.lm_head)
+        self._run = native.NativeLayers(cache_dir() / "native", shape, layers, model.final_norm)
 
     @classmethod
     def make(cls, model: Decoder) -> "NativeDecoder | None":
@@ -56,13 +52,21 @@ class NativeDecoder:
         try:
             return cls(model)
         except native.NativeError as exc:
-            log.info("steps of few rows run in torch, not in C: %.300s", exc)
+            log.info("the decoder runs in torch, not in C: %.300s", exc)
             return None
+
+    def takes(self, num_rows: int) -> bool:
+        """Whether a batch of so many rows is faster here than in torch."""
+        return num_rows <= self._run.max_rows
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """The output layer: [rows, hidden_size] -> [rows, vocab_size], bfloat16."""
+        return self._run.linear(self._head, hidden)
 
     def forward(
         self, token_ids: Tensor, positions: Tensor, cache: KVCache, given: AttentionInput, lora: BatchedAdapters | None
     ) -> Tensor:
-        """As ``Decoder.forward``, with what its attention and adapters are made of; ``given`` has no pairs of blocks."""
+        """As ``Decoder.forward``, given what attention and adapters are made of; ``given`` has no pairs of blocks."""
         cos, sin = self._rotary.at(positions)
         adapters = None if lora is None else lora.native
         return self._run(self._embed(token_ids), cos, sin, cache.data, given.slots, given.plans, adapters)

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -41,7 +42,7 @@ def load_library(folder: Path) -> ctypes.CDLL:
     """
     if forced_backend() is not None:
         raise NativeError(f"backend={forced_backend()!r} is forced")
-    flags = _processor_flags()
+    flags = processor_flags()
     if missing := INSTRUCTIONS - flags:
         raise NativeError(f"the processor has no {', '.join(sorted(missing))}")
     if not hasattr(ctypes.CDLL(None), "GOMP_parallel"):
@@ -52,9 +53,11 @@ def load_library(folder: Path) -> ctypes.CDLL:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / name).exists():
             _compile(compiler, folder / name)
-        return ctypes.CDLL(str(folder / name))
+        library = ctypes.CDLL(str(folder / name))
     except OSError as exc:
         raise NativeError(f"{folder / name}: {exc}") from exc
+    library.scratch_size.restype = ctypes.c_int64
+    return library
 
 
 def _compiler() -> str:
@@ -95,7 +98,8 @@ def _call(command: list[str]) -> None:
         raise NativeError(f"{command[0]}: {next((line for line in lines if 'error' in line), lines[0])}")
 
 
-def _processor_flags() -> frozenset[str]:
+@cache
+def processor_flags() -> frozenset[str]:
     """What the processor can do, as Linux says; empty elsewhere."""
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         return frozenset()

@@ -1,9 +1,9 @@
-"""The decoder's layers for few rows on a CPU with AVX512-BF16: one call of the C kernels for all of them."""
+"""The decoder's layers on a CPU with AVX512-BF16: one call of the C kernels for all of them."""
 
 import ctypes
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,17 @@ import torch
 from torch import Tensor
 
 from alorakit.kernels import native_types as c
-from alorakit.kernels.attention_types import AttentionPlan, Runs
+from alorakit.kernels.attention_types import AttentionPlan
 from alorakit.kernels.lora_stack import LoraStack
-from alorakit.kernels.native_build import NativeError, load_library, packs_as_expected
+from alorakit.kernels.native_attention import NativePlan, address, int64_array
+from alorakit.kernels.native_build import NativeError as NativeError
+from alorakit.kernels.native_build import load_library, packs_as_expected, processor_flags
 
-# Rows of a step from which oneDNN's products and torch's attention are the faster ones.
-MAX_ROWS = 32
+# Where the processor has matrix registers (AMX), which these kernels do not use, oneDNN multiplies more rows faster.
+MAX_ROWS_BESIDE_AMX = 64
 HEAD_DIMS = (64, 128)
-PANEL, PADDED_INPUTS = 64, 32
-# Widest low-rank intermediate of a fused projection: three parts of rank 256.
-MAX_LOW = 768
+# How oneDNN pads weights; and how many columns a register holds.
+PANEL, PADDED_INPUTS, VEC = 64, 32, 16
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,16 @@ class NativeLinear:
     packed: Tensor
     bias: Tensor | None
 
+    @property
+    def columns(self) -> int:
+        """``outputs``, rounded up to full registers; the weight is padded with zeros."""
+        return -(-self.outputs // VEC) * VEC
+
     def struct(self) -> c.Linear:
         """As the kernels take it; valid while this object is there."""
         panel = -(-self.inputs // PADDED_INPUTS) * PADDED_INPUTS * PANEL
         weight = int(torch.ops.mkldnn.data_ptr(self.packed))
-        return c.Linear(self.inputs, self.outputs, panel, weight, _address(self.bias))
+        return c.Linear(self.inputs, self.columns, panel, weight, address(self.bias))
 
 
 @dataclass(frozen=True)
@@ -74,8 +80,9 @@ class NativeShape:
         """Raise a NativeError for what the kernels cannot do."""
         if self.head_dim not in HEAD_DIMS:
             raise NativeError(f"head_dim={self.head_dim} is not one of {', '.join(map(str, HEAD_DIMS))}")
-        if self.hidden_size % 16 or self.intermediate_size % 16:
-            raise NativeError("the hidden or intermediate size is no multiple of 16")
+        if self.hidden_size % VEC or self.intermediate_size % VEC:
+            sizes = f"hidden_size={self.hidden_size}, intermediate_size={self.intermediate_size}"
+            raise NativeError(f"{sizes} are not multiples of {VEC}")
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,12 @@ class NativeAdapters:
 
 
 class NativeLayers:
-    """The layers of one decoder. Not thread-safe: it owns what its kernels work in."""
+    """The layers of one decoder. Not thread-safe: it owns what its kernels work in.
+
+    Attributes:
+        max_rows: Rows of a batch up to which this is the fastest way on this processor.
+        windows: The layers' distinct sliding windows.
+    """
 
     def __init__(self, folder: Path, shape: NativeShape, layers: Sequence[NativeLayer], final_norm: Tensor) -> None:
         """Compile or load the kernels.
@@ -112,12 +124,12 @@ class NativeLayers:
         self._library = load_library(folder)
         if not packs_as_expected():
             raise NativeError("oneDNN packs weights in another layout here")
-        self._library.scratch_size.restype = ctypes.c_int64
+        self.max_rows = MAX_ROWS_BESIDE_AMX if "amx_bf16" in processor_flags() else sys.maxsize
         self._shape, self._kept = shape, (tuple(layers), final_norm)
         self.windows = tuple(dict.fromkeys(layer.window for layer in layers))
         self._layers = (c.Layer * len(layers))(*(_layer(layer, self.windows) for layer in layers))
         self._scratch = torch.empty(0, dtype=torch.uint8)
-        self._loras: tuple[object, Any] = (None, None)
+        self._loras: tuple[object, Any, object] = (None, None, None)
 
     def __call__(
         self,
@@ -129,7 +141,7 @@ class NativeLayers:
         plans: Mapping[int | None, AttentionPlan],
         adapters: NativeAdapters | None,
     ) -> Tensor:
-        """Run all layers and the final norm over up to ``MAX_ROWS`` rows.
+        """Run all layers and the final norm.
 
         Args:
             x: The layers' input, bfloat16 [rows, hidden], contiguous; modified in place.
@@ -149,7 +161,7 @@ class NativeLayers:
             len(self._layers), shape.hidden_size, shape.intermediate_size, heads, shape.rms_norm_eps,
             shape.residual_multiplier, ctypes.addressof(self._layers), self._kept[1].data_ptr(),
         )  # fmt: skip
-        attention = [_Attention(plans[window], rows) for window in self.windows]
+        attention = [NativePlan(plans[window]) for window in self.windows]
         structs = (c.Attention * len(attention))(*(one.struct for one in attention))
         step = c.Step(rows, x.data_ptr(), cos.data_ptr(), sin.data_ptr(), cache.data_ptr(), slots.data_ptr())
         step.plans = ctypes.addressof(structs)
@@ -169,17 +181,18 @@ class NativeLayers:
         return x
 
     def linear(self, layer: NativeLinear, x: Tensor) -> Tensor:
-        """``x W^T + bias`` for up to ``MAX_ROWS`` rows, bfloat16 [rows, inputs] -> [rows, outputs]."""
-        x, out = x.contiguous(), x.new_empty(x.shape[0], layer.outputs)
+        """``x W^T + bias``, bfloat16 [rows, inputs] -> [rows, outputs]; with a bias, outputs must fill registers."""
+        assert layer.bias is None or layer.columns == layer.outputs
+        x, out = x.contiguous(), x.new_empty(x.shape[0], layer.columns)
         struct = layer.struct()
         rows, threads = ctypes.c_int64(x.shape[0]), ctypes.c_int64(torch.get_num_threads())
         addresses = (ctypes.c_void_p(x.data_ptr()), ctypes.c_void_p(out.data_ptr()))
         self._library.run_linear(ctypes.byref(struct), rows, *addresses, threads)
-        return out
+        return out[:, : layer.outputs]
 
     def _lora_structs(self, adapters: NativeAdapters) -> Any:
         """[slabs, layers, projections], made anew only when adapters come, go or move."""
-        version, structs = self._loras
+        version, structs, _ = self._loras
         if version is None or version != adapters.version:
             per_slab = len(self._layers) * len(c.PROJECTIONS)
             structs = (c.Lora * (len(adapters.slabs) * per_slab))()
@@ -189,44 +202,14 @@ class NativeLayers:
                     at = index * per_slab + layer * len(c.PROJECTIONS) + c.PROJECTIONS.index(projection)
                     structs[at], arrays = _lora(stack)
                     kept.append((stack, arrays))
-            structs.kept = kept
-            self._loras = adapters.version, structs
+            self._loras = adapters.version, structs, kept
         return structs
-
-
-class _Attention:
-    """One plan as the kernels take it, and what its addresses point to."""
-
-    def __init__(self, plan: AttentionPlan, num_rows: int) -> None:
-        assert plan.blocks is None, "pairs of rows and blocks are planned for torch only"
-        self._plan, self._rows, self._runs = plan, list[int](), list[int]()
-        self._pieces: list[c.Piece] = []
-        for span in (*plan.spans, *plan.pieces):
-            self._add(range(span.start, span.end), span.runs, span.mask)
-        for shared in plan.shared:
-            self._add(shared.rows.tolist(), shared.runs, None)
-        places: list[list[int]] = [[] for _ in range(num_rows)]
-        for index, row in enumerate(self._rows):
-            places[row].append(index)
-        found = [0, *accumulate(map(len, places))]
-        pieces = (c.Piece * len(self._pieces))(*self._pieces)
-        arrays = [_ints(values) for values in (self._rows, self._runs, found, [i for own in places for i in own])]
-        self._arrays = (pieces, *arrays)
-        self.struct = c.Attention(len(pieces), len(self._rows), *map(ctypes.addressof, self._arrays))
-
-    def _add(self, rows: Sequence[int], runs: Runs, mask: Tensor | None) -> None:
-        num_keys, tail = sum(end - start for start, end in runs), 0 if mask is None else mask.shape[1]
-        where = (len(rows), len(self._rows), len(runs), len(self._runs) // 2)
-        self._pieces.append(c.Piece(*where, num_keys, tail, _address(mask)))
-        self._rows += rows
-        for run in runs:
-            self._runs += run
 
 
 def _layer(layer: NativeLayer, windows: Sequence[int | None]) -> c.Layer:
     q_norm, k_norm = layer.qk_norm or (None, None)
     return c.Layer(
-        _address(layer.input_norm), _address(layer.post_norm), _address(q_norm), _address(k_norm),
+        address(layer.input_norm), address(layer.post_norm), address(q_norm), address(k_norm),
         (c.Linear * len(c.PROJECTIONS))(*(linear.struct() for linear in layer.projections)),
         windows.index(layer.window),
     )  # fmt: skip
@@ -237,14 +220,6 @@ def _lora(stack: LoraStack) -> tuple[c.Lora, tuple[Any, Any]]:
     _, num_tiles, rank, tile = stack.b.shape
     parts = [part for part, (first, last) in enumerate(stack.part_tiles) for _ in range(first, last)]
     columns = [start + (t - first) * tile for first, last, start in stack.runs for t in range(first, last)]
-    arrays = _ints(parts), _ints(columns)
+    arrays = int64_array(parts), int64_array(columns)
     sizes = (stack.a.shape[1], rank, len(stack.part_tiles), num_tiles, tile)
-    return c.Lora(*sizes, _address(stack.a), _address(stack.b), *map(ctypes.addressof, arrays)), arrays
-
-
-def _ints(values: Sequence[int]) -> Any:
-    return (ctypes.c_int64 * len(values))(*values)
-
-
-def _address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
+    return c.Lora(*sizes, address(stack.a), address(stack.b), *map(ctypes.addressof, arrays)), arrays

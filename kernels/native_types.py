@@ -1,15 +1,12 @@
 """The structures of the C kernels (``c/*.h``), field by field: addresses, counts and strides."""
 
-# ruff: noqa: RUF012
-
 import ctypes
-from collections.abc import Iterable
 
 I64, F32, POINTER = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 PROJECTIONS = ("qkv", "o", "gate_up", "down")
 
 
-def _fields(kind: type, names: str) -> Iterable[tuple[str, type]]:
+def _fields(kind: type, names: str) -> list[tuple[str, type]]:
     return [(name, kind) for name in names.split()]
 
 
@@ -46,6 +43,18 @@ class Model(ctypes.Structure):
     ]
 
 
+class Range(ctypes.Structure):
+    """From ``start`` to one before ``end``."""
+
+    _fields_ = _fields(I64, "start end")
+
+
+class Wave(ctypes.Structure):
+    """Pieces that are computed together, their rows, and the rows whose results they make."""
+
+    _fields_ = _fields(Range, "pieces rows targets")
+
+
 class Piece(ctypes.Structure):
     """Rows and the keys that they see."""
 
@@ -55,7 +64,7 @@ class Piece(ctypes.Structure):
 class Attention(ctypes.Structure):
     """A step's attention."""
 
-    _fields_ = [*_fields(I64, "num_pieces num_piece_rows"), *_fields(POINTER, "pieces rows runs found parts")]
+    _fields_ = [("num_waves", I64), *_fields(POINTER, "waves pieces rows runs targets found parts")]
 
 
 class Lora(ctypes.Structure):

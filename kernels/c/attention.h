@@ -1,20 +1,15 @@
 /* Softmax attention of few rows over a paged KV cache, in one pass over the keys (Dao et al. 2022).
  *
- * A piece is rows and the keys that they see. Its keys are taken in chunks of at most 64 neighbours; the chunks of all
- * pieces and KV heads are shared out to the threads, and every thread keeps what it has seen of a piece's row and head:
- * the largest score, the sum of exponentials and the weighted sum of values. `attend_merge` puts these together.
- *
- * Keys and values of a chunk are laid out once for all rows and heads, so that vdpbf16ps multiplies pairs of them:
- *
- *     keys    [dim / 2][64][2]   for each pair of dimensions, a pair of every key
- *     values  [32][dim][2]       for each pair of keys, a pair of every dimension
+ * A piece is rows and keys that they see. Its keys are taken in chunks of at most 64 neighbours; the chunks of a wave of
+ * pieces, for each KV head, are shared out to the threads, and every thread keeps what it has seen for a piece's row and
+ * head: the largest score, the sum of exponentials and the weighted sum of values. At the wave's end these are put
+ * together for its targets, rows all of whose pieces are in the wave.
  */
 #pragma once
 
-#include "common.h"
+#include "chunk.h"
 
-#define CHUNK 64
-#define MAX_DIM 128
+#define MAX_QUERIES 6 /* of 4 registers of sums each, beside 4 of keys or values and one of the query */
 
 typedef struct {
     int64_t num_rows, first_row; /* where its rows are in `Attention.rows` */
@@ -25,12 +20,18 @@ typedef struct {
 } Piece;
 
 typedef struct {
-    int64_t num_pieces, num_piece_rows;
+    Range pieces, rows, targets;
+} Wave;
+
+typedef struct {
+    int64_t num_waves;
+    const Wave *waves;
     const Piece *pieces;
-    const int64_t *rows;  /* [num_piece_rows] rows of the batch */
-    const int64_t *runs;  /* (first, one past last) slots */
-    const int64_t *found; /* [batch rows + 1]: a row's entries in `parts` */
-    const int64_t *parts; /* indices into `rows`, batch row by batch row */
+    const int64_t *rows;    /* rows of the batch, piece by piece */
+    const int64_t *runs;    /* (first, one past last) slots */
+    const int64_t *targets; /* rows of the batch, each once, wave by wave */
+    const int64_t *found;   /* [targets + 1]: a target's entries in `parts` */
+    const int64_t *parts;   /* indices into `rows` */
 } Attention;
 
 typedef struct {
@@ -38,117 +39,88 @@ typedef struct {
     float scale;
 } Heads;
 
-/* What one thread has seen for one row and head; `sum` is followed by float [dim]. */
+/* What one thread has seen for one row and head; it is followed by the weighted sum of values, float [dim]. As large as
+ * a register, so that those lie within cache lines. */
 typedef struct {
-    float largest, total;
+    float largest, total, unused[14];
 } Seen;
 
+INLINE float *sums_of(Seen *seen) { return (float *)(seen + 1); }
+
+/* What of a chunk's keys, from register `v` of them on, a row sees: added to its scores, already in units of log2. */
+INLINE __m512 masked_scores(__m512 score, int v, int count, const bf16 *mask, int64_t masked) {
+    const int here = count - v * VEC;
+    const __mmask16 there = here >= VEC ? 0xffff : here <= 0 ? 0 : (__mmask16)((1u << here) - 1);
+    score = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), there, score);
+    if (!mask || v * VEC + VEC <= masked) return score;
+    /* The mask's number of a key before `masked` would lie before the mask. */
+    const int before = masked > v * VEC ? (int)(masked - v * VEC) : 0;
+    const __mmask16 some = there & (__mmask16)(0xffffu << before);
+    return _mm512_mask_add_ps(score, some, score, load_bf16_masked(some, mask + v * VEC - masked));
+}
+
+/* A query (a row's head), what has been seen for it, and the additive mask of its row for the keys from `masked` on. */
 typedef struct {
-    uint32_t keys[MAX_DIM / 2][CHUNK] __attribute__((aligned(64)));
-    uint32_t values[CHUNK / 2][MAX_DIM] __attribute__((aligned(64)));
-} Chunk;
+    Seen *seen;
+    const bf16 *q, *mask;
+} Query;
 
-/* 16 registers of 16 32-bit numbers, transposed. */
-INLINE void transpose16(__m512i r[16]) {
-    __m512i t[16];
-    for (int i = 0; i < 16; i += 2) {
-        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4) {
-        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-    }
-    for (int i = 0; i < 4; i++) {
-        t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
-        t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
-        t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
-        t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
-    }
-    for (int i = 0; i < 4; i++) {
-        r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-        r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
-        r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-        r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
-    }
-}
-
-/* Lay out `count` neighbouring keys and values, each [count, dim]; what is missing to 64 is zeros. */
-INLINE void load_chunk(Chunk *chunk, const bf16 *keys, const bf16 *values, int count, int dim) {
-    for (int first = 0; first < CHUNK; first += VEC) {
-        for (int pair = 0; pair < dim / 2; pair += VEC) {
-            __m512i block[16];
-            for (int i = 0; i < 16; i++)
-                block[i] = first + i < count ? _mm512_loadu_si512(keys + (first + i) * dim + pair * 2)
-                                             : _mm512_setzero_si512();
-            transpose16(block);
-            for (int i = 0; i < 16; i++) _mm512_store_si512(&chunk->keys[pair + i][first], block[i]);
-        }
-    }
-    const __m512i order = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6,
-                                           37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
-    for (int pair = 0; pair < CHUNK / 2; pair++) {
-        for (int d = 0; d < dim; d += VEC) {
-            const bf16 *even = values + pair * 2 * dim + d;
-            const __m512i a = pair * 2 < count ? _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)even))
-                                               : _mm512_setzero_si512();
-            const __m512i b = pair * 2 + 1 < count
-                                  ? _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(even + dim)))
-                                  : _mm512_setzero_si512();
-            _mm512_store_si512(&chunk->values[pair][d], _mm512_permutex2var_epi16(a, order, b));
-        }
-    }
-}
-
-/* One row and head against a chunk. `mask`: additive, for the keys from `masked` on; `factor`: scale * log2(e). */
-INLINE void attend_row(Seen *seen, const Chunk *chunk, const bf16 *q, int count, const bf16 *mask, int64_t masked,
-                       float factor, int dim) {
-    __m512 score[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+/* `n` queries against a chunk, at once: one would wait for its own sums. n and dim are constants; `factor`: scale *
+ * log2(e). */
+INLINE void attend_queries(int n, const Query *queries, const Chunk *chunk, int count, int64_t masked, float factor,
+                           int dim) {
+    __m512 score[MAX_QUERIES][4];
+    for (int i = 0; i < n; i++)
+        for (int v = 0; v < 4; v++) score[i][v] = _mm512_setzero_ps();
     for (int pair = 0; pair < dim / 2; pair++) {
-        int32_t both;
-        memcpy(&both, q + pair * 2, sizeof both);
-        const __m512bh query = (__m512bh)_mm512_set1_epi32(both);
-        for (int v = 0; v < 4; v++)
-            score[v] = _mm512_dpbf16_ps(score[v], query, (__m512bh)_mm512_load_si512(&chunk->keys[pair][v * VEC]));
-    }
-    const __m512 none = _mm512_set1_ps(-INFINITY);
-    for (int v = 0; v < 4; v++) {
-        const int here = count - v * VEC;
-        const __mmask16 there = here >= VEC ? 0xffff : here <= 0 ? 0 : (__mmask16)((1u << here) - 1);
-        score[v] = _mm512_mask_mul_ps(none, there, score[v], _mm512_set1_ps(factor));
-        if (mask && v * VEC + VEC > masked) {
-            /* The mask's number of a key before `masked` would lie before the mask. */
-            const int before = masked > v * VEC ? (int)(masked - v * VEC) : 0;
-            const __mmask16 some = there & (__mmask16)(0xffffu << before);
-            score[v] = _mm512_mask_add_ps(score[v], some, score[v], load_bf16_masked(some, mask + v * VEC - masked));
+        __m512bh keys[4];
+        for (int v = 0; v < 4; v++) keys[v] = (__m512bh)_mm512_load_si512(&chunk->keys[pair][v * VEC]);
+        for (int i = 0; i < n; i++) {
+            const __m512bh both = broadcast_pair(queries[i].q + pair * 2);
+            for (int v = 0; v < 4; v++) score[i][v] = _mm512_dpbf16_ps(score[i][v], both, keys[v]);
         }
     }
-    const __m512 high = _mm512_max_ps(_mm512_max_ps(score[0], score[1]), _mm512_max_ps(score[2], score[3]));
-    const float largest = fmaxf(seen->largest, _mm512_reduce_max_ps(high));
-    if (largest == -INFINITY) return; /* the row sees nothing of it */
-    const float shrink = exp2f(seen->largest - largest);
-    const __m512 top = _mm512_set1_ps(largest);
-    uint32_t weights[CHUNK / 2] __attribute__((aligned(64)));
-    __m512 total = _mm512_setzero_ps();
-    for (int v = 0; v < 4; v += 2) {
-        const __m512 first = exp2_ps(_mm512_sub_ps(score[v], top)), second = exp2_ps(_mm512_sub_ps(score[v + 1], top));
-        total = _mm512_add_ps(total, _mm512_add_ps(first, second));
-        _mm512_store_si512(weights + v * VEC / 2, (__m512i)_mm512_cvtne2ps_pbh(second, first));
+    uint32_t weights[MAX_QUERIES][CHUNK / 2] __attribute__((aligned(64)));
+    float shrink[MAX_QUERIES];
+    for (int i = 0; i < n; i++) {
+        Seen *seen = queries[i].seen;
+        for (int v = 0; v < 4; v++) {
+            score[i][v] = _mm512_mul_ps(score[i][v], _mm512_set1_ps(factor));
+            if (queries[i].mask || count < CHUNK)
+                score[i][v] = masked_scores(score[i][v], v, count, queries[i].mask, masked);
+        }
+        const __m512 high = _mm512_max_ps(_mm512_max_ps(score[i][0], score[i][1]), _mm512_max_ps(score[i][2], score[i][3]));
+        const float largest = fmaxf(seen->largest, _mm512_reduce_max_ps(high));
+        /* A query that has seen nothing yet has -inf, from which nothing can be taken away. */
+        const __m512 top = _mm512_set1_ps(largest == -INFINITY ? 0.0f : largest);
+        shrink[i] = largest == seen->largest ? 1.0f : exp2f(seen->largest - largest);
+        __m512 total = _mm512_setzero_ps();
+        for (int v = 0; v < 4; v += 2) {
+            const __m512 first = exp2_ps(_mm512_sub_ps(score[i][v], top));
+            const __m512 second = exp2_ps(_mm512_sub_ps(score[i][v + 1], top));
+            total = _mm512_add_ps(total, _mm512_add_ps(first, second));
+            _mm512_store_si512(weights[i] + v * VEC / 2, (__m512i)_mm512_cvtne2ps_pbh(second, first));
+        }
+        seen->total = seen->total * shrink[i] + _mm512_reduce_add_ps(total);
+        seen->largest = largest;
     }
-    seen->total = seen->total * shrink + _mm512_reduce_add_ps(total);
-    seen->largest = largest;
-    float *out = (float *)(seen + 1);
-    __m512 sum[MAX_DIM / VEC];
-    for (int d = 0; d < dim / VEC; d++)
-        sum[d] = _mm512_mul_ps(_mm512_loadu_ps(out + d * VEC), _mm512_set1_ps(shrink));
-    for (int pair = 0; pair < (count + 1) / 2; pair++) {
-        const __m512bh weight = (__m512bh)_mm512_set1_epi32((int32_t)weights[pair]);
-        for (int d = 0; d < dim / VEC; d++)
-            sum[d] = _mm512_dpbf16_ps(sum[d], weight, (__m512bh)_mm512_load_si512(&chunk->values[pair][d * VEC]));
+    for (int d = 0; d < dim; d += 4 * VEC) {
+        __m512 sum[MAX_QUERIES][4];
+        for (int i = 0; i < n; i++)
+            for (int v = 0; v < 4; v++)
+                sum[i][v] = _mm512_mul_ps(_mm512_loadu_ps(sums_of(queries[i].seen) + d + v * VEC),
+                                          _mm512_set1_ps(shrink[i]));
+        for (int pair = 0; pair < (count + 1) / 2; pair++) {
+            __m512bh values[4];
+            for (int v = 0; v < 4; v++) values[v] = (__m512bh)_mm512_load_si512(&chunk->values[pair][d + v * VEC]);
+            for (int i = 0; i < n; i++) {
+                const __m512bh both = (__m512bh)_mm512_set1_epi32((int32_t)weights[i][pair]);
+                for (int v = 0; v < 4; v++) sum[i][v] = _mm512_dpbf16_ps(sum[i][v], both, values[v]);
+            }
+        }
+        for (int i = 0; i < n; i++)
+            for (int v = 0; v < 4; v++) _mm512_storeu_ps(sums_of(queries[i].seen) + d + v * VEC, sum[i][v]);
     }
-    for (int d = 0; d < dim / VEC; d++) _mm512_storeu_ps(out + d * VEC, sum[d]);
 }
 
 INLINE int64_t num_chunks(const Attention *plan, const Piece *piece) {
@@ -158,12 +130,14 @@ INLINE int64_t num_chunks(const Attention *plan, const Piece *piece) {
     return count;
 }
 
-INLINE Seen *seen_of(char *seen, const Heads *heads, int64_t piece_row, int64_t head) {
-    const int64_t size = sizeof(Seen) + heads->dim * sizeof(float);
-    return (Seen *)(seen + (piece_row * heads->heads + head) * size);
+INLINE int64_t seen_bytes(const Heads *heads) { return (int64_t)sizeof(Seen) + heads->dim * (int64_t)sizeof(float); }
+
+/* `index`: a piece's row, counted over the wave. */
+INLINE Seen *seen_of(char *seen, const Heads *heads, int64_t index, int64_t head) {
+    return (Seen *)(seen + (index * heads->heads + head) * seen_bytes(heads));
 }
 
-/* The chunks `wanted` of a piece for one KV head; chunks are counted over the piece. */
+/* The chunks `wanted` of a piece for one KV head; chunks are counted over the piece, and `seen` is of its first row. */
 INLINE void attend_chunks(char *seen, const Attention *plan, const Piece *piece, const Heads *heads, int64_t kv_head,
                           Range wanted, const bf16 *cache, const bf16 *q, int64_t q_stride, Chunk *chunk, int dim) {
     const int64_t group = heads->heads / heads->kv_heads;
@@ -178,12 +152,23 @@ INLINE void attend_chunks(char *seen, const Attention *plan, const Piece *piece,
             if (index >= wanted.start) {
                 load_chunk(chunk, keys + slot * dim, values + slot * dim, count, dim);
                 const int64_t masked = piece->num_keys - piece->tail - key; /* of this chunk's keys */
-                for (int64_t i = 0; i < piece->num_rows; i++) {
-                    const bf16 *row = q + plan->rows[piece->first_row + i] * q_stride;
-                    const bf16 *mask = piece->tail && masked < count ? piece->mask + i * piece->tail : 0;
-                    for (int64_t head = kv_head * group; head < (kv_head + 1) * group; head++)
-                        attend_row(seen_of(seen, heads, piece->first_row + i, head), chunk, row + head * dim, count,
-                                   mask, masked, factor, dim);
+                Query queries[MAX_QUERIES];
+                int n = 0;
+                for (int64_t i = 0; i < piece->num_rows * group; i++) {
+                    const int64_t row = i / group, head = kv_head * group + i % group;
+                    queries[n++] = (Query){seen_of(seen, heads, row, head),
+                                           q + plan->rows[piece->first_row + row] * q_stride + head * dim,
+                                           piece->tail && masked < count ? piece->mask + row * piece->tail : 0};
+                    if (n < MAX_QUERIES && i + 1 < piece->num_rows * group) continue;
+                    switch (n) {
+                        case 1: attend_queries(1, queries, chunk, count, masked, factor, dim); break;
+                        case 2: attend_queries(2, queries, chunk, count, masked, factor, dim); break;
+                        case 3: attend_queries(3, queries, chunk, count, masked, factor, dim); break;
+                        case 4: attend_queries(4, queries, chunk, count, masked, factor, dim); break;
+                        case 5: attend_queries(5, queries, chunk, count, masked, factor, dim); break;
+                        case 6: attend_queries(6, queries, chunk, count, masked, factor, dim); break;
+                    }
+                    n = 0;
                 }
             }
             key += count;
@@ -191,59 +176,83 @@ INLINE void attend_chunks(char *seen, const Attention *plan, const Piece *piece,
     }
 }
 
-/* This thread's share of all chunks; `seen` is its own, and q is [rows, q_stride]. */
-static void attend(Team team, char *seen, const Attention *plan, const Heads *heads, const bf16 *cache, const bf16 *q,
-                   int64_t q_stride) {
+/* This thread's share of a wave's chunks; `seen` is its own, and q is [rows, q_stride]. */
+static void attend(Team team, char *seen, const Attention *plan, const Wave *wave, const Heads *heads,
+                   const bf16 *cache, const bf16 *q, int64_t q_stride) {
     Chunk chunk;
     int64_t all = 0, first = 0;
-    for (int64_t p = 0; p < plan->num_pieces; p++) all += num_chunks(plan, plan->pieces + p) * heads->kv_heads;
+    for (int64_t p = wave->pieces.start; p < wave->pieces.end; p++)
+        all += num_chunks(plan, plan->pieces + p) * heads->kv_heads;
     const Range mine = team_share(team, all);
-    for (int64_t row = 0; row < plan->num_piece_rows; row++)
+    for (int64_t index = 0; index < wave->rows.end - wave->rows.start; index++)
         for (int64_t head = 0; head < heads->heads; head++) {
-            Seen *one = seen_of(seen, heads, row, head);
-            *one = (Seen){-INFINITY, 0};
-            memset(one + 1, 0, heads->dim * sizeof(float));
+            Seen *one = seen_of(seen, heads, index, head);
+            one->largest = -INFINITY;
+            one->total = 0;
+            memset(sums_of(one), 0, heads->dim * sizeof(float));
         }
-    for (int64_t p = 0; p < plan->num_pieces; p++) {
+    for (int64_t p = wave->pieces.start; p < wave->pieces.end; p++) {
         const Piece *piece = plan->pieces + p;
         const int64_t chunks = num_chunks(plan, piece);
+        char *own = (char *)seen_of(seen, heads, piece->first_row - wave->rows.start, 0);
         for (int64_t kv_head = 0; kv_head < heads->kv_heads; kv_head++, first += chunks) {
             const int64_t start = mine.start > first ? mine.start - first : 0;
             const int64_t end = mine.end < first + chunks ? mine.end - first : chunks;
             if (start >= end) continue;
             const Range wanted = {start, end};
             if (heads->dim == 64)
-                attend_chunks(seen, plan, piece, heads, kv_head, wanted, cache, q, q_stride, &chunk, 64);
+                attend_chunks(own, plan, piece, heads, kv_head, wanted, cache, q, q_stride, &chunk, 64);
             else
-                attend_chunks(seen, plan, piece, heads, kv_head, wanted, cache, q, q_stride, &chunk, 128);
+                attend_chunks(own, plan, piece, heads, kv_head, wanted, cache, q, q_stride, &chunk, 128);
         }
     }
 }
 
-/* This thread's share of the rows' heads, put together from all threads' `seen`: out [rows, heads * dim]. */
-static void attend_merge(Team team, const char *seen, int64_t seen_size, const Attention *plan, const Heads *heads,
-                         int64_t num_rows, bf16 *out) {
-    const Range mine = team_share(team, num_rows * heads->heads);
+/* This thread's share of a wave's targets, put together from all threads' `seen`: out [rows, heads * dim]. */
+static void merge(Team team, const char *seen, int64_t seen_size, const Attention *plan, const Wave *wave,
+                  const Heads *heads, bf16 *out) {
+    const Range mine = team_share(team, (wave->targets.end - wave->targets.start) * heads->heads);
     for (int64_t index = mine.start; index < mine.end; index++) {
-        const int64_t row = index / heads->heads, head = index % heads->heads;
+        const int64_t target = wave->targets.start + index / heads->heads, head = index % heads->heads;
         float largest = -INFINITY, total = 0;
         __m512 sum[MAX_DIM / VEC];
         for (int d = 0; d < heads->dim / VEC; d++) sum[d] = _mm512_setzero_ps();
-        for (int64_t part = plan->found[row]; part < plan->found[row + 1]; part++)
+        for (int64_t part = plan->found[target]; part < plan->found[target + 1]; part++)
             for (int64_t thread = 0; thread < team.size; thread++) {
-                const Seen *one = seen_of((char *)seen + thread * seen_size, heads, plan->parts[part], head);
+                char *theirs = (char *)seen + thread * seen_size;
+                Seen *one = seen_of(theirs, heads, plan->parts[part] - wave->rows.start, head);
                 if (one->largest == -INFINITY) continue;
                 const float high = fmaxf(largest, one->largest);
-                const float before = exp2f(largest - high), now = exp2f(one->largest - high);
-                const float *values = (const float *)(one + 1);
+                const __m512 before = _mm512_set1_ps(exp2f(largest - high));
+                const __m512 now = _mm512_set1_ps(exp2f(one->largest - high));
                 for (int d = 0; d < heads->dim / VEC; d++)
-                    sum[d] = _mm512_fmadd_ps(_mm512_loadu_ps(values + d * VEC), _mm512_set1_ps(now),
-                                             _mm512_mul_ps(sum[d], _mm512_set1_ps(before)));
-                total = total * before + one->total * now;
+                    sum[d] = _mm512_fmadd_ps(_mm512_loadu_ps(sums_of(one) + d * VEC), now, _mm512_mul_ps(sum[d], before));
+                total = total * _mm512_cvtss_f32(before) + one->total * _mm512_cvtss_f32(now);
                 largest = high;
             }
-        bf16 *to = out + (row * heads->heads + head) * heads->dim;
+        bf16 *to = out + (plan->targets[target] * heads->heads + head) * heads->dim;
         for (int d = 0; d < heads->dim / VEC; d++)
             store_bf16(to + d * VEC, _mm512_div_ps(sum[d], _mm512_set1_ps(total)));
+    }
+}
+
+/* Bytes of `seen` for each thread. */
+INLINE int64_t seen_size(const Attention *plan, const Heads *heads) {
+    int64_t most = 0;
+    for (int64_t w = 0; w < plan->num_waves; w++) {
+        const int64_t rows = plan->waves[w].rows.end - plan->waves[w].rows.start;
+        most = rows > most ? rows : most;
+    }
+    return most * heads->heads * seen_bytes(heads);
+}
+
+/* All rows' attention, out [rows, heads * dim]; `seen` is of all threads, `size` bytes each. */
+static void attention(Team team, char *seen, int64_t size, const Attention *plan, const Heads *heads,
+                      const bf16 *cache, const bf16 *q, int64_t q_stride, bf16 *out) {
+    for (const Wave *wave = plan->waves; wave < plan->waves + plan->num_waves; wave++) {
+        attend(team, seen + team.index * size, plan, wave, heads, cache, q, q_stride);
+        team_wait();
+        merge(team, seen, size, plan, wave, heads, out);
+        team_wait();
     }
 }

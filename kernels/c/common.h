@@ -51,6 +51,13 @@ INLINE __m512 round_bf16(__m512 value) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16));
 }
 
+/* Two neighbours, in every pair of lanes. */
+INLINE __m512bh broadcast_pair(const bf16 *from) {
+    int32_t both;
+    memcpy(&both, from, sizeof both);
+    return (__m512bh)_mm512_set1_epi32(both);
+}
+
 INLINE float float_of(bf16 value) {
     const uint32_t bits = (uint32_t)value << 16;
     float wide;

@@ -1,4 +1,4 @@
-/* The decoder's layers for few rows: `model.Decoder.run_layers` in one call, so that nothing but the work takes time.
+/* The decoder's layers: `model.Decoder.run_layers` in one call, so that nothing but the work takes time.
  *
  * Rounds to bfloat16 where the torch path does: after every projection, norm, rotary embedding and residual.
  */
@@ -38,9 +38,9 @@ typedef struct {
 
 /* Where intermediate results lie, by all threads. */
 typedef struct {
-    bf16 *normed, *y, *attended, *activated; /* `normed` is this thread's own */
+    bf16 *normed, *y, *attended, *activated;
     float *low;
-    char *seen, *all_seen;
+    char *seen; /* of each thread, seen_size bytes */
     int64_t seen_size;
 } Scratch;
 
@@ -56,26 +56,20 @@ static int64_t widest(const Model *m) {
     return most > m->hidden ? most : m->hidden;
 }
 
-static int64_t most_piece_rows(const Step *step, int64_t num_plans) {
-    int64_t most = 0;
-    for (int64_t p = 0; p < num_plans; p++)
-        if (step->plans[p].num_piece_rows > most) most = step->plans[p].num_piece_rows;
-    return most;
-}
-
 static int64_t lay_out(const Model *m, const Step *step, int64_t num_plans, Team team, Scratch *to) {
     const int64_t rows = step->rows, q_size = m->heads.heads * m->heads.dim;
-    const int64_t normed_size = (rows * m->hidden * (int64_t)sizeof(bf16) + 63) / 64 * 64;
     int64_t used = 0;
-    to->seen_size = most_piece_rows(step, num_plans) * m->heads.heads * (int64_t)(sizeof(Seen) + m->heads.dim * 4);
-    to->seen_size = (to->seen_size + 63) / 64 * 64;
-    to->normed = (bf16 *)(step->scratch + take(&used, normed_size * team.size) + normed_size * team.index);
+    to->seen_size = 0;
+    for (int64_t p = 0; p < num_plans; p++) {
+        const int64_t size = seen_size(step->plans + p, &m->heads);
+        to->seen_size = size > to->seen_size ? size : to->seen_size;
+    }
+    to->normed = (bf16 *)(step->scratch + take(&used, rows * m->hidden * (int64_t)sizeof(bf16)));
     to->y = (bf16 *)(step->scratch + take(&used, rows * widest(m) * (int64_t)sizeof(bf16)));
     to->attended = (bf16 *)(step->scratch + take(&used, rows * q_size * (int64_t)sizeof(bf16)));
     to->activated = (bf16 *)(step->scratch + take(&used, rows * m->intermediate * (int64_t)sizeof(bf16)));
     to->low = (float *)(step->scratch + take(&used, rows * MAX_LOW * (int64_t)sizeof(float)));
-    to->all_seen = step->scratch + take(&used, to->seen_size * team.size);
-    to->seen = to->all_seen + to->seen_size * team.index;
+    to->seen = step->scratch + take(&used, to->seen_size * team.size);
     return used;
 }
 
@@ -144,8 +138,11 @@ static void add_residual(const Model *m, int64_t rows, bf16 *x, const bf16 *y, R
             store_bf16(x + i, _mm512_fmadd_ps(load_bf16(y + i), scale, load_bf16(x + i)));
 }
 
-static void norm_rows(const Model *m, int64_t rows, bf16 *y, const bf16 *x, const bf16 *weight) {
-    for (int64_t row = 0; row < rows; row++) rms_norm(y + row * m->hidden, x + row * m->hidden, weight, m->hidden, m->eps);
+/* This thread's share of the rows, y and x [rows, hidden]. */
+static void norm_rows(Team team, const Model *m, int64_t rows, bf16 *y, const bf16 *x, const bf16 *weight) {
+    const Range mine = team_share(team, rows);
+    for (int64_t i = mine.start * m->hidden; i < mine.end * m->hidden; i += m->hidden)
+        rms_norm(y + i, x + i, weight, m->hidden, m->eps);
 }
 
 /* silu(gate) * up of this thread's share. gate_up: [rows, 2 * intermediate]. */
@@ -167,18 +164,17 @@ static void run_layer(Team team, const Model *m, const Step *step, int64_t index
     const Attention *plan = step->plans + layer->plan;
     bf16 *cache = step->cache + index * 2 * m->heads.kv_heads * m->heads.slots * m->heads.dim;
 
-    norm_rows(m, rows, s->normed, step->x, layer->input_norm);
+    norm_rows(team, m, rows, s->normed, step->x, layer->input_norm);
+    team_wait();
     project(team, m, step, index, QKV, s->normed, s->y, s->low);
     team_wait();
     place(team, m, step, layer, cache, s->y);
     team_wait();
-    attend(team, s->seen, plan, &m->heads, cache, s->y, qkv_size);
-    team_wait();
-    attend_merge(team, s->all_seen, s->seen_size, plan, &m->heads, rows, s->attended);
-    team_wait();
+    attention(team, s->seen, s->seen_size, plan, &m->heads, cache, s->y, qkv_size, s->attended);
     add_residual(m, rows, step->x, s->y, project(team, m, step, index, O, s->attended, s->y, s->low));
     team_wait();
-    norm_rows(m, rows, s->normed, step->x, layer->post_norm);
+    norm_rows(team, m, rows, s->normed, step->x, layer->post_norm);
+    team_wait();
     project(team, m, step, index, GATE_UP, s->normed, s->y, s->low);
     team_wait();
     activate(team, m, rows, s->activated, s->y);
@@ -201,9 +197,7 @@ void run_layers(const Model *m, const Step *step, int64_t num_plans, int64_t thr
         Scratch scratch;
         lay_out(m, step, num_plans, team, &scratch);
         for (int64_t layer = 0; layer < m->num_layers; layer++) run_layer(team, m, step, layer, &scratch);
-        const Range mine = team_share(team, step->rows);
-        norm_rows(m, mine.end - mine.start, step->x + mine.start * m->hidden, step->x + mine.start * m->hidden,
-                  m->final_norm);
+        norm_rows(team, m, step->rows, step->x, step->x, m->final_norm);
     }
 }
 

@@ -1,14 +1,16 @@
-/* y = x W^T for few rows, the weight as oneDNN packs it (its format BA16a64b2a):
+/* y = x W^T, the weight as oneDNN packs it (its format BA16a64b2a):
  *
  *     panel of 64 columns | panel of 64 | …     each [in / 2][64][2]: for each pair of inputs, a pair of every column
  *
- * so that a register holds one pair of 16 columns, what vdpbf16ps takes. A weight is read once, in its own order.
+ * so that a register holds one pair of 16 columns, what vdpbf16ps takes. Few rows read a weight once, in its own order;
+ * many are cut into blocks whose inputs stay in a core's cache while all panels pass.
  */
 #pragma once
 
 #include "common.h"
 
 #define PANEL 64
+#define BLOCK_BYTES (1 << 19)
 #define MAX_TILE_ROWS 6 /* 6 rows of 4 registers, 4 of weights and one of x fit the 32 there are */
 
 typedef struct {
@@ -28,9 +30,7 @@ INLINE void linear_tile(int rows, int vecs, int64_t pairs, const bf16 *x, int64_
         __m512bh weights[4];
         for (int v = 0; v < vecs; v++) weights[v] = (__m512bh)_mm512_loadu_si512(w + (pair * PANEL + v * VEC) * 2);
         for (int r = 0; r < rows; r++) {
-            int32_t both;
-            memcpy(&both, x + r * x_stride + pair * 2, sizeof both);
-            const __m512bh inputs = (__m512bh)_mm512_set1_epi32(both);
+            const __m512bh inputs = broadcast_pair(x + r * x_stride + pair * 2);
             for (int v = 0; v < vecs; v++) sum[r][v] = _mm512_dpbf16_ps(sum[r][v], inputs, weights[v]);
         }
     }
@@ -53,8 +53,8 @@ INLINE void linear_rows(int vecs, int64_t rows, int64_t pairs, const bf16 *x, in
 #undef TILE
 }
 
-/* Columns `columns`, multiples of 16, of y [rows, out] from x [rows, in]. */
-static void linear(const Linear *layer, int64_t rows, const bf16 *x, bf16 *y, Range columns) {
+/* Columns `columns`, multiples of 16, of a block of rows. */
+static void linear_block(const Linear *layer, int64_t rows, const bf16 *x, bf16 *y, Range columns) {
     const int64_t pairs = layer->in / 2;
     int64_t column = columns.start;
     while (column < columns.end) {
@@ -70,6 +70,14 @@ static void linear(const Linear *layer, int64_t rows, const bf16 *x, bf16 *y, Ra
             column += VEC;
         }
     }
+}
+
+/* Columns `columns`, multiples of 16, of y [rows, out] from x [rows, in]. */
+static void linear(const Linear *layer, int64_t rows, const bf16 *x, bf16 *y, Range columns) {
+    int64_t block = BLOCK_BYTES / (layer->in * (int64_t)sizeof(bf16)) / MAX_TILE_ROWS * MAX_TILE_ROWS;
+    if (block < 4 * MAX_TILE_ROWS) block = 4 * MAX_TILE_ROWS;
+    for (int64_t row = 0; row < rows; row += block)
+        linear_block(layer, rows - row < block ? rows - row : block, x + row * layer->in, y + row * layer->out, columns);
 }
 
 /* This thread's share of `count` columns. */
