@@ -52,9 +52,12 @@ def load_model(model: str | Path, config: EngineConfig) -> tuple[EngineConfig, D
     if config.pack_weights and ops.can_pack(device, dtype):
         decoder.pack()
         decoder.native = NativeDecoder.make(decoder)
-    if config.compile and decoder.native is None:
+    if config.compile and decoder.native is not None:
+        log.info("compile=True does nothing where the decoder runs in C")
+    elif config.compile:
         from alorakit.engine.compiled import CompiledDecoder  # registers ops, which nobody else needs
 
         decoder.compiled = CompiledDecoder.make(decoder)
-    log.info("%s on %s in %s, %s kernels", found.name, device, dtype, pick_backend(device))
+    kernels = "C" if decoder.native is not None else pick_backend(device)
+    log.info("%s on %s in %s, %s kernels", found.name, device, dtype, kernels)
     return config, decoder, tokenizer, found.name, found.path

@@ -48,9 +48,12 @@ class NativeDecoder:
 
     @classmethod
     def make(cls, model: Decoder) -> "NativeDecoder | None":
-        """A native decoder, or None and a log line where it cannot be had."""
+        """A native decoder, or None and a log line where it cannot be had: a warning if that could be mended."""
         try:
             return cls(model)
+        except native.NativeBuildError as exc:
+            log.warning("the decoder runs in torch, which is slower, and not in C: %.300s", exc)
+            return None
         except native.NativeError as exc:
             log.info("the decoder runs in torch, not in C: %.300s", exc)
             return None

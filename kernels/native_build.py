@@ -1,8 +1,8 @@
 """Compiles the C kernels once for a machine, and loads them.
 
-What is compiled lies in a cache folder under a name that says what it depends on: source, compiler, processor. OpenMP
-is that which torch brings along: the library is linked without one and finds torch's symbols, so that both share one
-set of threads.
+What is compiled lies in a cache folder under a name that says what it depends on (source, compiler, processor), and
+what is in it: half a library would not fail to load, but end the process. OpenMP is that which torch brings along: the
+library is linked without one and finds torch's symbols, so that both share one set of threads.
 """
 
 import ctypes
@@ -31,14 +31,19 @@ log = logging.getLogger("alorakit")
 
 
 class NativeError(RuntimeError):
-    """The C kernels cannot be had here; the message says why."""
+    """The C kernels are not for this machine or model; the message says why."""
+
+
+class NativeBuildError(NativeError):
+    """They could run here, but cannot be compiled or loaded; the message says why."""
 
 
 def load_library(folder: Path) -> ctypes.CDLL:
     """The kernels' library, compiled into ``folder`` if it is not there.
 
     Raises:
-        NativeError: Another processor or system, no compiler, or none that can compile them.
+        NativeError: Another processor or system, or torch's own kernels are asked for.
+        NativeBuildError: No compiler, none that can compile them, or no room for what it makes.
     """
     if forced_backend() is not None:
         raise NativeError(f"backend={forced_backend()!r} is forced")
@@ -48,16 +53,25 @@ def load_library(folder: Path) -> ctypes.CDLL:
     if not hasattr(ctypes.CDLL(None), "GOMP_parallel"):
         raise NativeError("torch was built without GNU's OpenMP")
     compiler = _compiler()
-    name = f"layers-{_digest(compiler, flags)}.so"
+    key = _digest(repr((compiler, Path(compiler).stat().st_size, OPTIONS, sorted(flags))).encode(), *_sources())
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / name).exists():
-            _compile(compiler, folder / name)
-        library = ctypes.CDLL(str(folder / name))
+        path = _find(folder, key) or _compile(compiler, folder, key)
+        library = ctypes.CDLL(str(path))
     except OSError as exc:
-        raise NativeError(f"{folder / name}: {exc}") from exc
+        raise NativeBuildError(f"{folder}: {exc}") from exc
     library.scratch_size.restype = ctypes.c_int64
     return library
+
+
+def _find(folder: Path, key: str) -> Path | None:
+    """What was compiled before, or None if it is not there or damaged."""
+    for path in folder.glob(f"layers-{key}-*.so"):
+        if path.stem.rpartition("-")[2] == _digest(path.read_bytes()):
+            return path
+        log.warning("%s is damaged, and made anew", path)
+        path.unlink(missing_ok=True)
+    return None
 
 
 def _compiler() -> str:
@@ -65,37 +79,41 @@ def _compiler() -> str:
     for name in names:
         if found := shutil.which(name):
             return found
-    raise NativeError(f"no C compiler ({' or '.join(names)}) is installed")
+    raise NativeBuildError(f"no C compiler ({' or '.join(names)}) is installed")
 
 
-def _digest(compiler: str, flags: frozenset[str]) -> str:
+def _sources() -> list[bytes]:
+    return [source.read_bytes() for source in sorted(SOURCES.glob("*.[ch]"))]
+
+
+def _digest(*parts: bytes) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    status = Path(compiler).stat()
-    digest.update(repr((compiler, status.st_size, status.st_mtime_ns, OPTIONS, sorted(flags))).encode())
-    for source in sorted(SOURCES.iterdir()):
-        digest.update(source.read_bytes())
+    for part in parts:
+        digest.update(part)
     return digest.hexdigest()
 
 
-def _compile(compiler: str, path: Path) -> None:
-    """Compile to the file ``path``, which is there whole or not at all."""
+def _compile(compiler: str, folder: Path, key: str) -> Path:
+    """Compile to a file in ``folder``, which is there whole or not at all."""
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        made, linked = Path(folder) / "layers.o", Path(folder) / path.name
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        made, linked = Path(own) / "layers.o", Path(own) / "layers.so"
         _call([compiler, *OPTIONS, "-c", str(SOURCES / "layers.c"), "-o", str(made)])
         _call([compiler, "-shared", str(made), "-o", str(linked), "-lm"])  # no -fopenmp: that would add a second one
+        path = folder / f"layers-{key}-{_digest(linked.read_bytes())}.so"
         linked.replace(path)
     log.info("C kernels compiled in %.1f s", time.perf_counter() - started)
+    return path
 
 
 def _call(command: list[str]) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as exc:
-        raise NativeError(f"{command[0]}: {exc}") from exc
+        raise NativeBuildError(f"{command[0]}: {exc}") from exc
     if done.returncode:
         lines = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()
-        raise NativeError(f"{command[0]}: {next((line for line in lines if 'error' in line), lines[0])}")
+        raise NativeBuildError(f"{command[0]}: {next((line for line in lines if 'error' in line), lines[0])}")
 
 
 @cache

@@ -14,6 +14,7 @@ from alorakit.kernels import native_types as c
 from alorakit.kernels.attention_types import AttentionPlan
 from alorakit.kernels.lora_stack import LoraStack
 from alorakit.kernels.native_attention import NativePlan, address, int64_array
+from alorakit.kernels.native_build import NativeBuildError as NativeBuildError
 from alorakit.kernels.native_build import NativeError as NativeError
 from alorakit.kernels.native_build import load_library, packs_as_expected, processor_flags
 

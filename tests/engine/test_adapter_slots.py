@@ -21,9 +21,9 @@ CONFIG = ModelConfig.from_hf(hf_config("llama").to_dict() | {"architectures": ["
 WIDTHS = {"qkv": 128, "o": 64, "gate_up": 224, "down": 64}
 
 
-def make(index: int, rank: int = 4, targets=QKV, layers=range(3), name: str = "") -> Adapter:
+def make(index: int, rank: int = 4, targets=QKV, layers=range(3), name: str = "", config=CONFIG) -> Adapter:
     generator = torch.Generator().manual_seed(index)
-    shapes = linear_shapes(CONFIG)
+    shapes = linear_shapes(config)
     pairs = {
         (layer, target): LoraPair(
             torch.randn(rank, shapes[target][0], generator=generator) / 8,
