@@ -1,4 +1,4 @@
-"""The peers of a check: transformers + PEFT and llama.cpp, loaded once for all contests."""
+"""The peers of a check: transformers + PEFT, on a CPU llama.cpp, on a GPU vLLM; loaded once for all contests."""
 
 import importlib.util
 import time
@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 
-from benchmarks.peers import llama_cpp_peer, peft_peer
+from benchmarks.peers import llama_cpp_peer, peft_peer, vllm_peer
 from benchmarks.suite.contest import PROBES, Answer, Ask
-from benchmarks.suite.setup import ALORA, BASE, LORA, QUESTION, Suite, own, unseen
+from benchmarks.suite.setup import ALORA, BASE, LORA, QUESTION, RANK, Suite, own, unseen
 from benchmarks.workloads import INVOCATION, MODEL
 
 PEFT_LORA, PEFT_ALORA = "PEFT LoRA", "PEFT aLoRA, cache kept by hand"
 LLAMA, LLAMA_ALORA = "llama.cpp BF16, base model", "llama.cpp BF16, aLoRA"
 LLAMA_Q4 = "llama.cpp Q4_1, base model"
+VLLM, VLLM_LORA = "vLLM, base model", "vLLM LoRA"
 
 
 class Peers:
@@ -25,6 +26,7 @@ class Peers:
         alora: PEFT's aLoRA.
         llama: llama.cpp with the same matrices in BF16 and the aLoRA; None where it cannot be imported.
         quantized: llama.cpp with the file that the demo model's matrices were read from; None for other models.
+        vllm: vLLM; None where there is no GPU or no such package.
     """
 
     def __init__(self, suite: Suite) -> None:
@@ -34,9 +36,13 @@ class Peers:
         self.alora = peft_peer.load_adapter(path, folder / "alora-0", suite.dtype).to(suite.device)
         self.llama: llama_cpp_peer.LlamaCpp | None = None
         self.quantized: llama_cpp_peer.LlamaCpp | None = None
+        self.vllm: vllm_peer.Vllm | None = None
+        most = suite.engine.model_config.max_position_embeddings
+        room = min(most, max(suite.sizes.peer_contexts) + 256)
+        if suite.device.type == "cuda" and vllm_peer.available():
+            self.vllm = vllm_peer.Vllm(path, folder / "lora-0", RANK, room, suite.dtype)
         if suite.device.type == "cpu" and suite.dtype is torch.bfloat16 and llama_cpp_peer.available():
-            most, threads = suite.engine.model_config.max_position_embeddings, torch.get_num_threads()
-            room = min(most, max(suite.sizes.peer_contexts) + 256)
+            threads = torch.get_num_threads()
             gguf = llama_cpp_peer.write_gguf(path, folder / "bf16.gguf")
             adapter = llama_cpp_peer.write_adapter_gguf(path, folder / "alora-0", folder / "alora-0.gguf")
             self.llama = llama_cpp_peer.LlamaCpp(gguf, room, threads, adapter)
@@ -65,7 +71,26 @@ class Peers:
                 llama.prefill(context)
             asks[who] = _ask_llama(llama, who, (workload, length, new), new, length)
             like[who] = ALORA if who == LLAMA_ALORA else BASE
+        if self.vllm is not None:
+            self.vllm.generate(context, 1, adapted=False)
+            for who, adapted in ((VLLM, False), (VLLM_LORA, True)):
+                asks[who] = _ask_vllm(self.vllm, who, (workload, length, new), context, new, adapted)
+                like[who] = LORA if adapted else BASE
         return asks, like
+
+
+def _ask_vllm(
+    vllm: vllm_peer.Vllm, who: str, seed: tuple[object, ...], context: list[int], new: int, adapted: bool
+) -> Ask:
+    """A LoRA has not read the context yet, as none has that checks what was just generated."""
+
+    def ask(turn: int) -> Answer:
+        ids = (unseen(context, turn) if adapted else context) + question(who, *seed, turn)
+        start = time.perf_counter()
+        out = vllm.generate(ids, new, adapted)
+        return Answer(out, time.perf_counter() - start)
+
+    return ask
 
 
 def _ask_llama(llama: llama_cpp_peer.LlamaCpp, who: str, seed: tuple[object, ...], new: int, keep: int) -> Ask:

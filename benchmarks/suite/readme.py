@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.suite.peers import LLAMA, LLAMA_ALORA, PEFT_ALORA, PEFT_LORA
+from benchmarks.suite.peers import LLAMA, LLAMA_ALORA, PEFT_ALORA, PEFT_LORA, VLLM, VLLM_LORA
 from benchmarks.suite.records import Record, Results, paired
 from benchmarks.suite.setup import ALORA, BASE, LORA, SCORE
 from benchmarks.training_run import OURS, PEER
@@ -75,6 +75,8 @@ def _check(results: Results, ours: Record, length: int) -> Iterator[Row]:
         (PEFT_ALORA, "PEFT's aLoRA, the context's cache kept by hand"),
         (LLAMA_ALORA, "llama.cpp's aLoRA, likewise"),
         (LLAMA, "llama.cpp without an adapter"),
+        (VLLM_LORA, "vLLM's LoRA, which reads the context again"),
+        (VLLM, "vLLM without an adapter"),
         (BASE, "the same tokens without an adapter, here"),
     )
     for who, named in against:
