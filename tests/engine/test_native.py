@@ -6,19 +6,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from alorakit import Engine, SamplingParams
 from alorakit.engine.adapter_slots import AdapterSlots
 from alorakit.engine.adapters import FUSED, Adapter, linear_shapes
 from alorakit.engine.attention import AttentionInput, CachedAttention, KVCache
 from alorakit.engine.attention_plan import Planner
 from alorakit.engine.batched_adapters import BatchedAdapters
+from alorakit.engine.errors import NumericsError
 from alorakit.engine.model import Decoder
 from alorakit.engine.model_config import ModelConfig
 from alorakit.engine.native_decoder import NativeDecoder
 from alorakit.engine.weights import random_decoder
-from alorakit.kernels import native_build, reference
+from alorakit.kernels import native_build, native_layers, reference
 from tests.attention_batches import Rows, place, slots, visible
 
 from .conftest import ALL_SEVEN, hf_json
+from .folders import make_model
 from .test_adapter_slots import make
 
 CPU, SIZE, LAYERS = torch.device("cpu"), 16, 3
@@ -183,3 +186,38 @@ def test_every_batch(batch, adapters, threads):
 @pytest.mark.parametrize("model", [name for name in MODELS if name != "llama"])
 def test_every_kind_of_model(model, batch, threads):
     assert_as_near_as_torch(model, BATCHES[batch], True)
+
+
+@needs_native
+def test_a_row_that_is_not_finite_spoils_no_other_sequence(tmp_path, tiny_tokenizer_dir):
+    model = make_model(tmp_path / "model", tiny_tokenizer_dir, head_dim=64)
+    with Engine.from_pretrained(model, device="cpu", dtype="bfloat16") as engine:
+        assert engine._runner.model.native is not None
+        ids = [[7, 8, 9, 10], [20, 8, 9, 10, 11], [7, 8, 30]]
+        params = SamplingParams(max_tokens=6, ignore_eos=True)
+        want = [out.token_ids for out in engine.generate(ids, params)]
+        engine._runner.model.embedding[300] = float("nan")
+        for prompt in ([7, 8, 9, 10], [5, 300, 6, 8], [7, 8, 30]):
+            engine.add_request(prompt, params)
+        ended = []
+        while engine.has_unfinished:
+            ended += engine.step()
+        [bad] = [out for out in ended if out.finish_reason == "error"]
+        first, last = (out for out in ended if out is not bad)
+        assert [first.token_ids, last.token_ids] == [want[0], want[2]]
+        assert isinstance(bad.error, NumericsError)
+
+
+@needs_native
+def test_beside_matrix_registers_only_small_batches_run_in_c(tmp_path, tiny_tokenizer_dir, monkeypatch):
+    model = make_model(tmp_path / "model", tiny_tokenizer_dir, head_dim=64)
+    flags = native_build.processor_flags()
+    monkeypatch.setattr(native_layers, "processor_flags", lambda: flags | {"amx_bf16"})
+    with Engine.from_pretrained(model, device="cpu", dtype="bfloat16") as engine:
+        batches = []
+        native = engine._runner.model.native
+        real = native.forward
+        monkeypatch.setattr(native, "forward", lambda ids, *rest: batches.append(len(ids)) or real(ids, *rest))
+        engine.generate([list(range(10, 75)), list(range(75, 78))], SamplingParams(max_tokens=3, ignore_eos=True))
+        engine.generate([list(range(100, 164))], SamplingParams(max_tokens=1))
+    assert batches == [2, 2, 64]
