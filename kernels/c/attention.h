@@ -81,7 +81,7 @@ INLINE void attend_queries(int n, const Query *queries, const Chunk *chunk, int 
         }
     }
     uint32_t weights[MAX_QUERIES][CHUNK / 2] __attribute__((aligned(64)));
-    float shrink[MAX_QUERIES];
+    __m512 shrink[MAX_QUERIES]; /* of what has been seen before, in every lane */
     for (int i = 0; i < n; i++) {
         Seen *seen = queries[i].seen;
         for (int v = 0; v < 4; v++) {
@@ -93,7 +93,7 @@ INLINE void attend_queries(int n, const Query *queries, const Chunk *chunk, int 
         const float largest = fmaxf(seen->largest, _mm512_reduce_max_ps(high));
         /* A query that has seen nothing yet has -inf, from which nothing can be taken away. */
         const __m512 top = _mm512_set1_ps(largest == -INFINITY ? 0.0f : largest);
-        shrink[i] = largest == seen->largest ? 1.0f : exp2f(seen->largest - largest);
+        shrink[i] = exp2_ps(_mm512_sub_ps(_mm512_set1_ps(seen->largest), top));
         __m512 total = _mm512_setzero_ps();
         for (int v = 0; v < 4; v += 2) {
             const __m512 first = exp2_ps(_mm512_sub_ps(score[i][v], top));
@@ -101,15 +101,14 @@ INLINE void attend_queries(int n, const Query *queries, const Chunk *chunk, int 
             total = _mm512_add_ps(total, _mm512_add_ps(first, second));
             _mm512_store_si512(weights[i] + v * VEC / 2, (__m512i)_mm512_cvtne2ps_pbh(second, first));
         }
-        seen->total = seen->total * shrink[i] + _mm512_reduce_add_ps(total);
+        seen->total = seen->total * _mm512_cvtss_f32(shrink[i]) + _mm512_reduce_add_ps(total);
         seen->largest = largest;
     }
     for (int d = 0; d < dim; d += 4 * VEC) {
         __m512 sum[MAX_QUERIES][4];
         for (int i = 0; i < n; i++)
             for (int v = 0; v < 4; v++)
-                sum[i][v] = _mm512_mul_ps(_mm512_loadu_ps(sums_of(queries[i].seen) + d + v * VEC),
-                                          _mm512_set1_ps(shrink[i]));
+                sum[i][v] = _mm512_mul_ps(_mm512_loadu_ps(sums_of(queries[i].seen) + d + v * VEC), shrink[i]);
         for (int pair = 0; pair < (count + 1) / 2; pair++) {
             __m512bh values[4];
             for (int v = 0; v < 4; v++) values[v] = (__m512bh)_mm512_load_si512(&chunk->values[pair][d + v * VEC]);
@@ -137,39 +136,57 @@ INLINE Seen *seen_of(char *seen, const Heads *heads, int64_t index, int64_t head
     return (Seen *)(seen + (index * heads->heads + head) * seen_bytes(heads));
 }
 
+/* All rows' queries of one KV head against a chunk of `count` keys, the first `masked` of which all rows see. `next`: keys
+ * and values that are fetched meanwhile. */
+INLINE void attend_chunk(char *seen, const Attention *plan, const Piece *piece, const Heads *heads, int64_t kv_head,
+                         const Chunk *chunk, int count, int64_t masked, const bf16 *q, int64_t q_stride,
+                         const char *const next[2], int dim) {
+    const int64_t group = heads->heads / heads->kv_heads, all = piece->num_rows * group;
+    const int64_t next_bytes = CHUNK * dim * (int64_t)sizeof(bf16);
+    const int64_t step = (next_bytes * MAX_QUERIES / all + 63) / 64 * 64; /* fetched before every few queries */
+    const float factor = heads->scale * 1.44269504f;
+    Query queries[MAX_QUERIES];
+    int64_t fetched = 0, left = all;
+    int n = 0;
+    for (int64_t row = 0; row < piece->num_rows; row++) {
+        const bf16 *mask = piece->tail && masked < count ? piece->mask + row * piece->tail : 0;
+        const bf16 *of_row = q + plan->rows[piece->first_row + row] * q_stride;
+        for (int64_t head = kv_head * group; head < (kv_head + 1) * group; head++) {
+            queries[n++] = (Query){seen_of(seen, heads, row, head), of_row + head * dim, mask};
+            if (--left > 0 && n < MAX_QUERIES) continue;
+            for (int64_t end = fetched + step; fetched < end && fetched < next_bytes; fetched += 64) {
+                _mm_prefetch(next[0] + fetched, _MM_HINT_T0);
+                _mm_prefetch(next[1] + fetched, _MM_HINT_T0);
+            }
+            switch (n) {
+                case 1: attend_queries(1, queries, chunk, count, masked, factor, dim); break;
+                case 2: attend_queries(2, queries, chunk, count, masked, factor, dim); break;
+                case 3: attend_queries(3, queries, chunk, count, masked, factor, dim); break;
+                case 4: attend_queries(4, queries, chunk, count, masked, factor, dim); break;
+                case 5: attend_queries(5, queries, chunk, count, masked, factor, dim); break;
+                case 6: attend_queries(6, queries, chunk, count, masked, factor, dim); break;
+            }
+            n = 0;
+        }
+    }
+}
+
 /* The chunks `wanted` of a piece for one KV head; chunks are counted over the piece, and `seen` is of its first row. */
 INLINE void attend_chunks(char *seen, const Attention *plan, const Piece *piece, const Heads *heads, int64_t kv_head,
                           Range wanted, const bf16 *cache, const bf16 *q, int64_t q_stride, Chunk *chunk, int dim) {
-    const int64_t group = heads->heads / heads->kv_heads;
     const bf16 *keys = cache + kv_head * heads->slots * dim;
     const bf16 *values = keys + heads->kv_heads * heads->slots * dim;
-    const float factor = heads->scale * 1.44269504f;
     int64_t index = 0, key = 0;
     for (int64_t run = piece->first_run; run < piece->first_run + piece->num_runs && index < wanted.end; run++) {
         const int64_t end = plan->runs[2 * run + 1];
         for (int64_t slot = plan->runs[2 * run]; slot < end && index < wanted.end; slot += CHUNK, index++) {
             const int count = end - slot < CHUNK ? (int)(end - slot) : CHUNK;
             if (index >= wanted.start) {
+                const int64_t next = slot + CHUNK < end ? slot + CHUNK : slot; /* a run's next chunk, if there is one */
+                const char *const fetch[2] = {(const char *)(keys + next * dim), (const char *)(values + next * dim)};
                 load_chunk(chunk, keys + slot * dim, values + slot * dim, count, dim);
-                const int64_t masked = piece->num_keys - piece->tail - key; /* of this chunk's keys */
-                Query queries[MAX_QUERIES];
-                int n = 0;
-                for (int64_t i = 0; i < piece->num_rows * group; i++) {
-                    const int64_t row = i / group, head = kv_head * group + i % group;
-                    queries[n++] = (Query){seen_of(seen, heads, row, head),
-                                           q + plan->rows[piece->first_row + row] * q_stride + head * dim,
-                                           piece->tail && masked < count ? piece->mask + row * piece->tail : 0};
-                    if (n < MAX_QUERIES && i + 1 < piece->num_rows * group) continue;
-                    switch (n) {
-                        case 1: attend_queries(1, queries, chunk, count, masked, factor, dim); break;
-                        case 2: attend_queries(2, queries, chunk, count, masked, factor, dim); break;
-                        case 3: attend_queries(3, queries, chunk, count, masked, factor, dim); break;
-                        case 4: attend_queries(4, queries, chunk, count, masked, factor, dim); break;
-                        case 5: attend_queries(5, queries, chunk, count, masked, factor, dim); break;
-                        case 6: attend_queries(6, queries, chunk, count, masked, factor, dim); break;
-                    }
-                    n = 0;
-                }
+                attend_chunk(seen, plan, piece, heads, kv_head, chunk, count, piece->num_keys - piece->tail - key, q,
+                             q_stride, fetch, dim);
             }
             key += count;
         }
@@ -223,8 +240,8 @@ static void merge(Team team, const char *seen, int64_t seen_size, const Attentio
                 Seen *one = seen_of(theirs, heads, plan->parts[part] - wave->rows.start, head);
                 if (one->largest == -INFINITY) continue;
                 const float high = fmaxf(largest, one->largest);
-                const __m512 before = _mm512_set1_ps(exp2f(largest - high));
-                const __m512 now = _mm512_set1_ps(exp2f(one->largest - high));
+                const __m512 before = exp2_ps(_mm512_set1_ps(largest - high));
+                const __m512 now = exp2_ps(_mm512_set1_ps(one->largest - high));
                 for (int d = 0; d < heads->dim / VEC; d++)
                     sum[d] = _mm512_fmadd_ps(_mm512_loadu_ps(sums_of(one) + d * VEC), now, _mm512_mul_ps(sum[d], before));
                 total = total * _mm512_cvtss_f32(before) + one->total * _mm512_cvtss_f32(now);
