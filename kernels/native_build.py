@@ -128,8 +128,10 @@ def processor_flags() -> frozenset[str]:
 def packs_as_expected() -> bool:
     """Whether oneDNN packs weights in the layout that the kernels read: panels of 64 columns, pairs of inputs.
 
-    It may choose another one on another processor or in another version.
+    It may choose another one on another processor or in another version; older versions of torch do not show it.
     """
+    if not all(hasattr(torch.ops.mkldnn, name) for name in ("data_ptr", "_nbytes")):
+        return False
     weight = torch.arange(128 * 64, dtype=torch.int32).to(torch.int16).view(torch.bfloat16).view(128, 64)
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
     if int(torch.ops.mkldnn._nbytes(packed)) != weight.nbytes:

@@ -197,12 +197,12 @@ class NativeLayers:
         if version is None or version != adapters.version:
             per_slab = len(self._layers) * len(c.PROJECTIONS)
             structs = (c.Lora * (len(adapters.slabs) * per_slab))()
-            kept = []
+            kept = []  # not the stacks: they are there as long as a batch is of this version, and may go after
             for index, stacks in enumerate(adapters.slabs):
                 for (layer, projection), stack in stacks.items():
                     at = index * per_slab + layer * len(c.PROJECTIONS) + c.PROJECTIONS.index(projection)
                     structs[at], arrays = _lora(stack)
-                    kept.append((stack, arrays))
+                    kept.append(arrays)
             self._loras = adapters.version, structs, kept
         return structs
 

@@ -9,14 +9,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.suite import plots
-from benchmarks.suite.peers import LLAMA, LLAMA_ALORA, LLAMA_Q4, PEFT_ALORA, PEFT_LORA
+from benchmarks.suite.peers import LLAMA, LLAMA_ALORA, LLAMA_Q4, PEFT_ALORA, PEFT_LORA, VLLM, VLLM_LORA
 from benchmarks.suite.readme import write_figures
 from benchmarks.suite.records import Results, load, paired
 from benchmarks.suite.setup import ALORA, BASE, LORA, RANK
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-CONTESTANTS = (BASE, ALORA, LORA, PEFT_ALORA, PEFT_LORA, LLAMA, LLAMA_ALORA, LLAMA_Q4)
+CONTESTANTS = (BASE, ALORA, LORA, PEFT_ALORA, PEFT_LORA, LLAMA, LLAMA_ALORA, LLAMA_Q4, VLLM, VLLM_LORA)
 HEAD = """# {title}
 
 Written by `m alora bench` from [{name}](../benchmarks/results/{name}); not by hand.

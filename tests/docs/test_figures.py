@@ -1,11 +1,12 @@
 """What the README and the pages of benchmarks say is what the committed results say."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
-from benchmarks.suite import readme, report
+from benchmarks.suite import measured, readme, report
 from benchmarks.suite.records import load
 
 ROOT = Path(__file__).parents[2]
@@ -43,3 +44,20 @@ def test_a_readme_without_marks_is_left_alone(tmp_path):
     with pytest.raises(ValueError, match="once each"):
         readme.write_figures(page, load(WHOLE[0]), None)
     assert page.read_text(encoding="utf-8") == "nothing"
+
+
+def test_the_tables_of_single_programs_are_what_their_file_says(tmp_path):
+    tables = json.loads(measured.RESULTS.read_text(encoding="utf-8"))["tables"]
+    assert all(set(found) >= {"program", "machine", "date", "entered"} for found in tables.values())
+    text = measured.PAGE.read_text(encoding="utf-8")
+    copy = tmp_path / "measured.md"
+    copy.write_text(measured.MARKS.sub(r"\1an old table\3", text), encoding="utf-8")
+    measured.write_tables(copy, tables)
+    assert copy.read_text(encoding="utf-8") == text
+
+
+def test_a_table_without_marks_is_an_error(tmp_path):
+    page = tmp_path / "measured.md"
+    page.write_text("<!-- table one -->\nold\n<!-- end of table -->", encoding="utf-8")
+    with pytest.raises(ValueError, match="marks for one; tables for two"):
+        measured.write_tables(page, {"two": {}})

@@ -1,6 +1,8 @@
 """The decoder in C computes what the decoder computes: held against float32 by brute force, and torch's bfloat16."""
 
+import gc
 import shutil
+import weakref
 
 import pytest
 import torch
@@ -21,6 +23,7 @@ from alorakit.kernels import native_build, native_layers, reference
 from tests.attention_batches import Rows, place, slots, visible
 
 from .conftest import ALL_SEVEN, hf_json
+from .folders import make_adapter as make_folder
 from .folders import make_model
 from .test_adapter_slots import make
 
@@ -221,3 +224,20 @@ def test_beside_matrix_registers_only_small_batches_run_in_c(tmp_path, tiny_toke
         engine.generate([list(range(10, 75)), list(range(75, 78))], SamplingParams(max_tokens=3, ignore_eos=True))
         engine.generate([list(range(100, 164))], SamplingParams(max_tokens=1))
     assert batches == [2, 2, 64]
+
+
+@needs_native
+def test_adapters_that_went_are_not_kept(tmp_path, tiny_tokenizer_dir):
+    model = make_model(tmp_path / "model", tiny_tokenizer_dir, head_dim=64)
+    adapter = make_folder(tmp_path / "adapter", model, ["q_proj", "v_proj"], 8, None)
+    with Engine.from_pretrained(model, device="cpu", dtype="bfloat16") as engine:
+        engine.add_adapter("a", adapter)
+        engine.generate([[7, 8, 9]], SamplingParams(max_tokens=2), adapter="a")
+        slots = engine.scheduler.slots
+        [slab] = slots._store._slabs.values()
+        weights = [weakref.ref(stack) for stack in slab.stacks.values()]
+        assert all(ref() is not None for ref in weights)
+        del slab
+        slots.clear()
+        gc.collect()
+        assert not any(ref() for ref in weights)
