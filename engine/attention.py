@@ -39,6 +39,10 @@ class KVCache:
             raise ConfigError(f"a KV cache of {size} bytes cannot be allocated; lower cache_blocks") from exc
         self.block_size = block_size
 
+    def reserve(self) -> None:
+        """Write all of it once, which takes the memory; before anything is kept."""
+        self.data.zero_()
+
     @staticmethod
     def bytes_per_token(config: ModelConfig, dtype: torch.dtype) -> int:
         """Bytes of KV that one token takes over all layers."""

@@ -1,14 +1,16 @@
 """Compares ratios with committed results, and fails if one got worse: ``make bench-check``.
 
 Times of two machines cannot be compared, ratios of contestants that took turns can: for each point that both files
-have, how many times a contestant's time is that of the point's yardstick. A new quick run is made unless one is given:
+have, how many times a contestant's time is that of the point's yardstick. A new quick run is made unless one is given,
+and where something got worse up to two more: decoding hangs on the speed of memory, other work does not, and a shared
+machine's memory is slower for minutes at a time. What counts is a point's best ratio.
 ``python -m benchmarks.suite.compare [committed.json] [new.json] [--loss 0.15]``.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.suite import run
@@ -19,6 +21,7 @@ from benchmarks.suite.setup import ALORA, BASE, LORA, SCORE
 from benchmarks.training_run import OURS, PEER
 
 LOSS = 0.15
+RUNS = 3
 # Contestant of ours -> whom it is measured against, the first one that took part.
 YARDSTICKS = {
     ALORA: (PEFT_ALORA, BASE),
@@ -57,16 +60,17 @@ def _name(record: Record, other: Record) -> str:
     return f"{record.workload} ({point}): {record.contestant} / {other.contestant}"
 
 
-def losses(committed: Results, new: Results, loss: float) -> list[str]:
-    """What got worse by more than ``loss``, one line each.
+def losses(committed: Results, runs: Sequence[Results], loss: float) -> list[str]:
+    """What got worse by more than ``loss`` in all ``runs``, one line each.
 
     Raises:
-        SystemExit: The two have no point in common.
+        SystemExit: They have no point in common with ``committed``.
     """
-    before, now = ratios(committed), ratios(new)
+    before, found = ratios(committed), [ratios(new) for new in runs]
+    now = {name: min(each[name] for each in found if name in each) for name in set().union(*found)}
     both = sorted(before.keys() & now.keys())
     if not both:
-        sys.exit(f"{committed.path} and {new.path} have no point in common; commit the results of a quick run")
+        sys.exit(f"{committed.path} and {runs[-1].path} have no point in common; commit the results of a quick run")
     for name in both:
         print(f"{before[name]:8.3f} -> {now[name]:8.3f}  {now[name] / before[name] - 1:+7.1%}  {name}")
     worse = [name for name in both if now[name] > before[name] * (1 + loss)]
@@ -82,22 +86,35 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("new", nargs="?", type=Path, help="default: a quick run is made")
     parser.add_argument("--loss", type=float, default=LOSS, help="share by which a ratio may get worse")
     args = parser.parse_args(argv)
-    new = args.new
-    if new is None:
-        folder = ROOT / "build" / "bench"
-        if run.main(["--quick", "--out", str(folder)]):
-            return 1
-        new = max(folder.glob("suite-*-quick.json"), key=lambda path: path.stat().st_mtime)
-    committed = args.committed or ROOT / "benchmarks" / "results" / new.name
-    if not committed.is_file():
-        sys.exit(
-            f"{committed} does not exist: no quick run of this device is committed; name one of benchmarks/results"
-        )
-    worse = losses(load(committed), load(new), args.loss)
-    for line in worse:
-        print(f"WORSE  {line}")
-    print(json.dumps({"committed": str(committed), "new": str(new), "worse": len(worse)}))
+    runs: list[Results] = []
+    worse: list[str] = []
+    for _ in range(1 if args.new else RUNS):
+        new = args.new or _quick_run()
+        committed = args.committed or ROOT / "benchmarks" / "results" / new.name
+        if not committed.is_file():
+            sys.exit(
+                f"{committed} does not exist: no quick run of this device is committed; name one of benchmarks/results"
+            )
+        runs.append(load(new))
+        worse = losses(load(committed), runs, args.loss)
+        for line in worse:
+            print(f"WORSE  {line}")
+        if not worse:
+            break
+    print(json.dumps({"committed": str(committed), "new": str(new), "runs": len(runs), "worse": len(worse)}))
     return min(1, len(worse))
+
+
+def _quick_run() -> Path:
+    """A new results file.
+
+    Raises:
+        SystemExit: Something of the run failed.
+    """
+    folder = ROOT / "build" / "bench"
+    if run.main(["--quick", "--out", str(folder)]):
+        sys.exit("the quick run failed")
+    return max(folder.glob("suite-*-quick.json"), key=lambda path: path.stat().st_mtime)
 
 
 if __name__ == "__main__":

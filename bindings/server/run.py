@@ -61,7 +61,8 @@ def serve(
         config: The server's settings; None: the defaults.
         adapters: Adapters to begin with: names and what ``resolve_adapter`` takes.
         on_ready: Called with the server's address and the engine when requests are answered.
-        **settings: Fields of :class:`~alorakit.EngineConfig`.
+        **settings: Fields of :class:`~alorakit.EngineConfig`; ``reserve_cache`` is True unless it is given, so that
+            the server's memory does not grow as its cache fills.
 
     Raises:
         ConfigError: The address cannot be listened on, or a setting is out of range.
@@ -69,6 +70,7 @@ def serve(
         TypeError: A keyword is no field of EngineConfig.
     """
     config = config or ServerConfig()
+    settings.setdefault("reserve_cache", True)
     EngineConfig(**settings)  # type: ignore[arg-type]  # what is wrong with them is said before anybody waits
     listener = listen(config.host, config.port)
     _allow_files(config.max_connections)

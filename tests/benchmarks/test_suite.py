@@ -181,6 +181,24 @@ def test_a_ratio_that_got_worse_by_more_than_the_limit_is_a_loss(tmp_path, facto
     assert compare.main(paths) == worse
 
 
+@pytest.mark.parametrize(
+    ("factors", "worse"), [([1.0], 0), ([1.5, 1.1], 0), ([1.5, 1.3, 1.0], 0), ([1.5, 1.3, 1.4], 1)]
+)
+def test_a_loss_counts_if_three_runs_have_it(tmp_path, monkeypatch, factors, worse):
+    made = iter(factors)
+
+    def quick_run() -> Path:
+        records = [record(ALORA, next(made)), record(PEFT_ALORA, 1.0)]
+        Results(tmp_path / "new.json", ABOUT, records).write()
+        return tmp_path / "new.json"
+
+    old = Results(tmp_path / "old.json", ABOUT, [record(ALORA, 1.0), record(PEFT_ALORA, 1.0)])
+    old.write()
+    monkeypatch.setattr(compare, "_quick_run", quick_run)
+    assert compare.main([str(old.path)]) == worse
+    assert list(made) == []
+
+
 def test_files_without_a_common_point_are_an_error(tmp_path):
     first, second = (
         Results(tmp_path / f"{n}.json", ABOUT, [record(ALORA, 1.0, n=n), record(BASE, 1.0, n=n)]) for n in (1, 2)

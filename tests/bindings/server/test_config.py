@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from alorakit.bindings.server import ServerConfig, check_installed
+from alorakit.bindings.server import ServerConfig, check_installed, run
 from alorakit.engine.errors import ConfigError
 
 
@@ -52,3 +52,20 @@ def test_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("alorakit.bindings.server.PACKAGES", ("uvicorn", "no_such_package"))
     with pytest.raises(ConfigError, match=r"needs no_such_package; run: pip install 'alorakit\[serve\]'"):
         check_installed()
+
+
+@pytest.mark.parametrize(("settings", "expected"), [({}, True), ({"reserve_cache": False}, False)])
+def test_a_server_takes_its_caches_memory_at_the_start(monkeypatch, settings, expected):
+    given = {}
+
+    class Stop(Exception):
+        pass
+
+    def config(**settings):
+        given.update(settings)
+        raise Stop
+
+    monkeypatch.setattr(run, "EngineConfig", config)
+    with pytest.raises(Stop):
+        run.serve("a-model", **settings)
+    assert given == {"reserve_cache": expected}
