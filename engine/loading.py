@@ -58,6 +58,6 @@ def load_model(model: str | Path, config: EngineConfig) -> tuple[EngineConfig, D
         from alorakit.engine.compiled import CompiledDecoder  # registers ops, which nobody else needs
 
         decoder.compiled = CompiledDecoder.make(decoder)
-    kernels = "C" if decoder.native is not None else pick_backend(device)
-    log.info("%s on %s in %s, %s kernels", found.name, device, dtype, kernels)
+    how = "C" if decoder.native is not None else pick_backend(device)
+    log.info("%s on %s in %s, by %s", found.name, device, dtype, how)
     return config, decoder, tokenizer, found.name, found.path

@@ -46,7 +46,7 @@ def backend_for(device: torch.device) -> Backend:
     chosen: Backend = _forced or ("triton" if device.type == "cuda" and problem is None else "torch")
     if (device.type, chosen) not in _logged:
         _logged.add((device.type, chosen))
-        log.info("%s kernels on %s", chosen, device.type)
+        log.info("backend for %s: %s", device.type, chosen)
     return chosen
 
 

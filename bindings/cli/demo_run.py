@@ -59,7 +59,7 @@ def run_demo(out: Path, seed: int = 0, rows: int = ROWS, retrain: bool = False) 
         typer.echo(f"{DEMO_MODEL} in {found.path}")
     with _stage("rows", "2/6 Rows: technicians' notes, each labelled with a failure mode or no_failure", seconds):
         held_out = write_rows(out, rows, seed)
-        typer.echo(f"{rows} rows to train on, {len(held_out)} that training never sees; one of them:")
+        typer.echo(f"{rows} rows to train with, {len(held_out)} that training never sees; one of them:")
         typer.echo(_short(f"{held_out[0]['item']}  ->  {held_out[0]['label']}", 3))
     with _stage("training", "3/6 Training an aLoRA", seconds):
         trained = prepare_adapter(out, seed, retrain)

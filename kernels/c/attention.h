@@ -1,8 +1,8 @@
-/* Softmax attention of few rows over a paged KV cache, in one pass over the keys (Dao et al. 2022).
+/* Softmax attention over a paged KV cache, in one pass over the keys (Dao et al. 2022).
  *
- * A piece is rows and keys that they see. Its keys are taken in chunks of at most 64 neighbours; the chunks of a wave of
- * pieces, for each KV head, are shared out to the threads, and every thread keeps what it has seen for a piece's row and
- * head: the largest score, the sum of exponentials and the weighted sum of values. At the wave's end these are put
+ * A piece is rows and keys that they see. Its keys are taken in chunks of at most 64 neighbours; the chunks of a wave
+ * of pieces, for each KV head, are shared out to the threads, and every thread keeps what it has seen for a piece's row
+ * and head: the largest score, the sum of exponentials and the weighted sum of values. At the wave's end these are put
  * together for its targets, rows all of whose pieces are in the wave.
  */
 #pragma once
@@ -89,7 +89,8 @@ INLINE void attend_queries(int n, const Query *queries, const Chunk *chunk, int 
             if (queries[i].mask || count < CHUNK)
                 score[i][v] = masked_scores(score[i][v], v, count, queries[i].mask, masked);
         }
-        const __m512 high = _mm512_max_ps(_mm512_max_ps(score[i][0], score[i][1]), _mm512_max_ps(score[i][2], score[i][3]));
+        const __m512 high =
+            _mm512_max_ps(_mm512_max_ps(score[i][0], score[i][1]), _mm512_max_ps(score[i][2], score[i][3]));
         const float largest = fmaxf(seen->largest, _mm512_reduce_max_ps(high));
         /* A query that has seen nothing yet has -inf, from which nothing can be taken away. */
         const __m512 top = _mm512_set1_ps(largest == -INFINITY ? 0.0f : largest);
@@ -136,8 +137,8 @@ INLINE Seen *seen_of(char *seen, const Heads *heads, int64_t index, int64_t head
     return (Seen *)(seen + (index * heads->heads + head) * seen_bytes(heads));
 }
 
-/* All rows' queries of one KV head against a chunk of `count` keys, the first `masked` of which all rows see. `next`: keys
- * and values that are fetched meanwhile. */
+/* All rows' queries of one KV head against a chunk of `count` keys, the first `masked` of which all rows see. `next`:
+ * keys and values that are fetched meanwhile. */
 INLINE void attend_chunk(char *seen, const Attention *plan, const Piece *piece, const Heads *heads, int64_t kv_head,
                          const Chunk *chunk, int count, int64_t masked, const bf16 *q, int64_t q_stride,
                          const char *const next[2], int dim) {
@@ -243,7 +244,8 @@ static void merge(Team team, const char *seen, int64_t seen_size, const Attentio
                 const __m512 before = exp2_ps(_mm512_set1_ps(largest - high));
                 const __m512 now = exp2_ps(_mm512_set1_ps(one->largest - high));
                 for (int d = 0; d < heads->dim / VEC; d++)
-                    sum[d] = _mm512_fmadd_ps(_mm512_loadu_ps(sums_of(one) + d * VEC), now, _mm512_mul_ps(sum[d], before));
+                    sum[d] =
+                        _mm512_fmadd_ps(_mm512_loadu_ps(sums_of(one) + d * VEC), now, _mm512_mul_ps(sum[d], before));
                 total = total * _mm512_cvtss_f32(before) + one->total * _mm512_cvtss_f32(now);
                 largest = high;
             }

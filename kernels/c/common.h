@@ -1,4 +1,4 @@
-/* bfloat16 and threads, for the kernels of few rows on a CPU with AVX512-BF16.
+/* bfloat16 and threads, for kernels on a CPU with AVX512-BF16.
  *
  * A team of OpenMP threads runs every function together: each takes its share of the work, and `team_wait` is where all
  * have to have come. Numbers are bfloat16 in memory and float32 in registers.
@@ -43,7 +43,9 @@ INLINE __m512 load_bf16_masked(__mmask16 mask, const bf16 *from) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16));
 }
 
-INLINE void store_bf16(bf16 *to, __m512 value) { _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(value)); }
+INLINE void store_bf16(bf16 *to, __m512 value) {
+    _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(value));
+}
 
 /* `value` as it is once it has been stored. */
 INLINE __m512 round_bf16(__m512 value) {

@@ -26,14 +26,14 @@ typedef struct {
 
 typedef struct {
     int64_t rows;
-    bf16 *x;              /* [rows, hidden], from the embedding; the result of the final norm replaces it */
+    bf16 *x;               /* [rows, hidden], from the embedding; the result of the final norm replaces it */
     const bf16 *cos, *sin; /* [rows, dim], as `ops.rope` has them */
-    bf16 *cache;          /* [layers, 2, kv_heads, slots, dim] */
-    const int64_t *slots; /* [rows] */
+    bf16 *cache;           /* [layers, 2, kv_heads, slots, dim] */
+    const int64_t *slots;  /* [rows] */
     const Attention *plans;
-    const Adapted *adapted;    /* [rows], or NULL */
-    const Lora *loras;         /* [slabs, layers, PROJECTIONS] */
-    char *scratch;             /* `scratch_size` bytes */
+    const Adapted *adapted; /* [rows], or NULL */
+    const Lora *loras;     /* [slabs, layers, PROJECTIONS] */
+    char *scratch;         /* `scratch_size` bytes */
 } Step;
 
 /* Where intermediate results lie, by all threads. */

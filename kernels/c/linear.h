@@ -77,7 +77,8 @@ static void linear(const Linear *layer, int64_t rows, const bf16 *x, bf16 *y, Ra
     int64_t block = BLOCK_BYTES / (layer->in * (int64_t)sizeof(bf16)) / MAX_TILE_ROWS * MAX_TILE_ROWS;
     if (block < 4 * MAX_TILE_ROWS) block = 4 * MAX_TILE_ROWS;
     for (int64_t row = 0; row < rows; row += block)
-        linear_block(layer, rows - row < block ? rows - row : block, x + row * layer->in, y + row * layer->out, columns);
+        linear_block(layer, rows - row < block ? rows - row : block, x + row * layer->in, y + row * layer->out,
+                     columns);
 }
 
 /* This thread's share of `count` columns. */

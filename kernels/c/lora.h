@@ -44,9 +44,15 @@ INLINE int64_t alike(const Adapted *adapted, int64_t rows, int64_t first) {
         case 8: call(8); break; \
     }
 
+/* Ask for `vecs` registers of bfloat16 numbers; a constant. There need be none. */
+INLINE void fetch(const bf16 *from, int vecs) {
+    for (int v = 0; v < vecs; v += 2) _mm_prefetch((const char *)(from + v * VEC), _MM_HINT_T0);
+}
+
 /* low[i] = x[i] A for `n` rows and `vecs` registers of columns, of which `there` columns are there; n and vecs are
  * constants. */
-INLINE void shrink_rows(int n, int vecs, int64_t in, int64_t columns, int64_t there, const bf16 *a, const bf16 *x, float *low) {
+INLINE void shrink_rows(int n, int vecs, int64_t in, int64_t columns, int64_t there, const bf16 *a, const bf16 *x,
+                        float *low) {
     __m512 sum[LORA_ROWS][MAX_VECS];
     __mmask16 mask[MAX_VECS];
     for (int v = 0; v < vecs; v++) {
@@ -56,7 +62,7 @@ INLINE void shrink_rows(int n, int vecs, int64_t in, int64_t columns, int64_t th
     }
     for (int64_t k = 0; k < in; k++) {
         __m512 weight[MAX_VECS];
-        for (int v = 0; v < vecs; v += 2) _mm_prefetch((const char *)(a + (k + AHEAD) * columns + v * VEC), _MM_HINT_T0);
+        fetch(a + (k + AHEAD) * columns, vecs);
         for (int v = 0; v < vecs; v++) weight[v] = load_bf16_masked(mask[v], a + k * columns + v * VEC);
         for (int i = 0; i < n; i++) {
             const __m512 input = _mm512_set1_ps(float_of(x[i * in + k]));
@@ -74,7 +80,7 @@ INLINE void expand_rows(int n, int vecs, const Lora *lora, const bf16 *b, const 
         for (int v = 0; v < vecs; v++) sum[i][v] = load_bf16(y + i * out + v * VEC);
     for (int64_t r = 0; r < lora->rank; r++) {
         __m512 weight[MAX_VECS];
-        for (int v = 0; v < vecs; v += 2) _mm_prefetch((const char *)(b + (r + AHEAD) * lora->tile + v * VEC), _MM_HINT_T0);
+        fetch(b + (r + AHEAD) * lora->tile, vecs);
         for (int v = 0; v < vecs; v++) weight[v] = load_bf16(b + r * lora->tile + v * VEC);
         for (int i = 0; i < n; i++) {
             const __m512 input = _mm512_set1_ps(low[i * MAX_LOW + r]);

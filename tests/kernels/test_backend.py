@@ -68,4 +68,4 @@ def test_the_choice_is_logged_once(caplog):
     with caplog.at_level(logging.INFO, logger="alorakit"):
         ops.backend_for(CPU)
         ops.backend_for(CPU)
-    assert [record.message for record in caplog.records] == ["torch kernels on cpu"]
+    assert [record.message for record in caplog.records] == ["backend for cpu: torch"]

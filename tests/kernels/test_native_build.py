@@ -72,7 +72,7 @@ def test_a_damaged_file_is_made_anew(cache, caplog):
 def test_the_kernels_are_used_and_said_to_be(model, cache, caplog):
     with caplog.at_level(logging.INFO, "alorakit"):
         answer(model)
-    assert "C kernels compiled in" in caplog.text and "bfloat16, C kernels" in caplog.text
+    assert "C kernels compiled in" in caplog.text and "bfloat16, by C" in caplog.text
 
 
 @needs_native
