@@ -26,7 +26,7 @@ class EngineConfig:
         memory_fraction: Share of the free memory that the KV cache may take when ``cache_blocks`` is None; None: 0.8
             on a GPU, else 0.25.
         reserve_cache: Take all of the KV cache's memory at the start, and not as it fills (CPU; a GPU's always is).
-            A start takes a second longer for each 4 GB. ``m alora serve`` does.
+            A start then takes some seconds longer. ``m alora serve`` does.
         max_num_seqs: Most sequences in one forward pass.
         max_num_batched_tokens: Most tokens in one forward pass; longer prompts are prefilled in chunks. None: 8,192 on
             a GPU, else 1,024.
