@@ -24,24 +24,28 @@ class KVCache:
     """
 
     def __init__(
-        self, config: ModelConfig, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
+        self,
+        config: ModelConfig,
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        reserve: bool = False,
     ) -> None:
-        """Reserve memory for ``num_blocks`` blocks, all zeros; on a CPU a page is touched when it is first written."""
+        """Memory for ``num_blocks`` blocks, all zeros; a CPU takes it when first written, or now if ``reserve``."""
         shape = (config.num_layers, 2, config.num_kv_heads, num_blocks * block_size, config.head_dim)
         try:
             if device.type == "cpu":  # torch.zeros would write it all: 1.5 s for 6 GB, and the memory is taken at once
                 memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
                 self.data = torch.frombuffer(memory, dtype=dtype).view(shape)
+                if reserve:
+                    self.data.zero_()
             else:
                 self.data = torch.zeros(shape, dtype=dtype, device=device)
         except (RuntimeError, MemoryError, OSError, OverflowError, ValueError) as exc:
             size = self.bytes_per_token(config, dtype) * num_blocks * block_size
             raise ConfigError(f"a KV cache of {size} bytes cannot be allocated; lower cache_blocks") from exc
         self.block_size = block_size
-
-    def reserve(self) -> None:
-        """Write all of it once, which takes the memory; before anything is kept."""
-        self.data.zero_()
 
     @staticmethod
     def bytes_per_token(config: ModelConfig, dtype: torch.dtype) -> int:

@@ -50,9 +50,7 @@ class Engine:
         self._max_model_len = config.max_model_len or model.config.max_position_embeddings
         blocks = config.cache_blocks or derive_blocks(config, model, self._max_model_len)
         self._tree = BlockTree(blocks, config.block_size)
-        cache = KVCache(model.config, blocks, config.block_size, model.dtype, model.device)
-        if config.reserve_cache:
-            cache.reserve()
+        cache = KVCache(model.config, blocks, config.block_size, model.dtype, model.device, config.reserve_cache)
         self._counters = Counters(compile_seconds=0.0 if model.compiled is None else model.compiled.seconds)
         slots = AdapterSlots(model.config, model.device, model.dtype, config.max_adapters)
         self._runner = make_runner(model, cache, slots, self._max_model_len, config.cuda_graphs)

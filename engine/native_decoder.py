@@ -5,6 +5,7 @@ attention that copies keys before it multiplies them. The C kernels do a step in
 """
 
 import logging
+from dataclasses import fields
 
 from torch import Tensor
 
@@ -31,16 +32,7 @@ class NativeDecoder:
             NativeError: They cannot be had here, or cannot do this model.
         """
         config = model.config
-        shape = native.NativeShape(
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            num_heads=config.num_heads,
-            num_kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
-            attention_scale=config.attention_scale,
-            residual_multiplier=config.residual_multiplier,
-            rms_norm_eps=config.rms_norm_eps,
-        )
+        shape = native.NativeShape(**{field.name: getattr(config, field.name) for field in fields(native.NativeShape)})
         layers = [_layer(layer, config.sliding_windows[index]) for index, layer in enumerate(model.layers)]
         self._embed, self._rotary = model.embed, model.rotary
         self._head = _linear(model.lm_head)

@@ -4,6 +4,7 @@ import ctypes
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ class NativeLinear:
         """``outputs``, rounded up to full registers; the weight is padded with zeros."""
         return -(-self.outputs // VEC) * VEC
 
+    @cached_property
     def struct(self) -> c.Linear:
         """As the kernels take it; valid while this object is there."""
         panel = -(-self.inputs // PADDED_INPUTS) * PADDED_INPUTS * PANEL
@@ -185,10 +187,9 @@ class NativeLayers:
         """``x W^T + bias``, bfloat16 [rows, inputs] -> [rows, outputs]; with a bias, outputs must fill registers."""
         assert layer.bias is None or layer.columns == layer.outputs
         x, out = x.contiguous(), x.new_empty(x.shape[0], layer.columns)
-        struct = layer.struct()
         rows, threads = ctypes.c_int64(x.shape[0]), ctypes.c_int64(torch.get_num_threads())
         addresses = (ctypes.c_void_p(x.data_ptr()), ctypes.c_void_p(out.data_ptr()))
-        self._library.run_linear(ctypes.byref(struct), rows, *addresses, threads)
+        self._library.run_linear(ctypes.byref(layer.struct), rows, *addresses, threads)
         return out[:, : layer.outputs]
 
     def _lora_structs(self, adapters: NativeAdapters) -> Any:
@@ -211,7 +212,7 @@ def _layer(layer: NativeLayer, windows: Sequence[int | None]) -> c.Layer:
     q_norm, k_norm = layer.qk_norm or (None, None)
     return c.Layer(
         address(layer.input_norm), address(layer.post_norm), address(q_norm), address(k_norm),
-        (c.Linear * len(c.PROJECTIONS))(*(linear.struct() for linear in layer.projections)),
+        (c.Linear * len(c.PROJECTIONS))(*(linear.struct for linear in layer.projections)),
         windows.index(layer.window),
     )  # fmt: skip
 

@@ -91,8 +91,9 @@ INLINE void expand_rows(int n, int vecs, const Lora *lora, const bf16 *b, const 
         for (int v = 0; v < vecs; v++) store_bf16(y + i * out + v * VEC, sum[i][v]);
 }
 
-/* Registers of columns that `n` rows compute at once. */
-INLINE int vecs_of(int n) { return n <= 2 ? MAX_VECS : n <= 4 ? 4 : 2; }
+/* Registers of columns that `n` rows compute at once, of A and of B. */
+INLINE int64_t shrink_vecs(int64_t n) { return n <= 2 ? 6 : n <= 4 ? 4 : 2; }
+INLINE int64_t expand_vecs(int64_t n) { return n <= 2 ? MAX_VECS : n <= 4 ? 4 : 2; }
 
 /* low[row] = x[row] A; the columns of all groups of rows are shared out, so that a thread reads whole A where there are
  * several. low: float [rows, MAX_LOW]. */
@@ -116,11 +117,10 @@ static void lora_shrink(Team team, const Lora *slabs, int64_t slab_stride, const
         for (int64_t v = start; v < end;) {
             const int64_t column = v * VEC, last = end * VEC < columns ? end * VEC : columns;
             float *to = low + row * MAX_LOW + column;
-#define SHRINK(n, vecs) shrink_rows(n, vecs, lora->in, columns, last - column, a + column, x + row * lora->in, to)
-#define SHRINK_MANY(n) SHRINK(n, n <= 2 ? 6 : n <= 4 ? 4 : 2)
-            WITH_ROWS(n, SHRINK_MANY)
-            v += n <= 2 ? 6 : n <= 4 ? 4 : 2;
-#undef SHRINK_MANY
+#define SHRINK(n) \
+    shrink_rows(n, (int)shrink_vecs(n), lora->in, columns, last - column, a + column, x + row * lora->in, to)
+            WITH_ROWS(n, SHRINK)
+            v += shrink_vecs(n);
 #undef SHRINK
         }
     }
@@ -142,9 +142,9 @@ static void lora_expand(const Lora *slabs, int64_t slab_stride, const Adapted *a
             int64_t column = columns.start > first ? columns.start : first;
             while (column < end) {
                 bf16 *to = y + row * out + column;
-                const int64_t vecs = (end - column) / VEC >= vecs_of((int)n) ? vecs_of((int)n) : 1;
+                const int64_t vecs = (end - column) / VEC >= expand_vecs(n) ? expand_vecs(n) : 1;
 #define EXPAND(n, vecs) expand_rows(n, vecs, lora, b + column - first, inputs, to, out)
-#define EXPAND_MANY(n) EXPAND(n, vecs_of(n))
+#define EXPAND_MANY(n) EXPAND(n, (int)expand_vecs(n))
 #define EXPAND_ONE(n) EXPAND(n, 1)
                 if (vecs > 1)
                     WITH_ROWS(n, EXPAND_MANY)

@@ -1,7 +1,6 @@
 """The decoder in C computes what the decoder computes: held against float32 by brute force, and torch's bfloat16."""
 
 import gc
-import shutil
 import weakref
 
 import pytest
@@ -21,6 +20,7 @@ from alorakit.engine.native_decoder import NativeDecoder
 from alorakit.engine.weights import random_decoder
 from alorakit.kernels import native_build, native_layers, reference
 from tests.attention_batches import Rows, place, slots, visible
+from tests.native import needs_native
 
 from .conftest import ALL_SEVEN, hf_json
 from .folders import make_adapter as make_folder
@@ -28,8 +28,6 @@ from .folders import make_model
 from .test_adapter_slots import make
 
 CPU, SIZE, LAYERS = torch.device("cpu"), 16, 3
-MISSING = native_build.INSTRUCTIONS - native_build.processor_flags() or not (shutil.which("gcc") or shutil.which("cc"))
-needs_native = pytest.mark.skipif(bool(MISSING), reason="no processor with AVX512-BF16, or no C compiler")
 
 MODELS = {
     "llama": ("llama", dict(head_dim=64)),

@@ -1,7 +1,6 @@
 """The C kernels are compiled once, and where they cannot be, that is said and torch does the work."""
 
 import logging
-import shutil
 import stat
 from pathlib import Path
 
@@ -11,13 +10,7 @@ import torch
 from alorakit import Engine, SamplingParams
 from alorakit.kernels import native_build, ops
 from tests.engine.folders import make_model
-
-HAS_INSTRUCTIONS = native_build.processor_flags() >= native_build.INSTRUCTIONS
-COMPILER = shutil.which("gcc") or shutil.which("cc")
-needs_native = pytest.mark.skipif(
-    not (HAS_INSTRUCTIONS and COMPILER), reason="no processor with AVX512-BF16, or no C compiler"
-)
-needs_instructions = pytest.mark.skipif(not HAS_INSTRUCTIONS, reason="no processor with AVX512-BF16")
+from tests.native import needs_instructions, needs_native
 
 
 @pytest.fixture
